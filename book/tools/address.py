@@ -1,10 +1,10 @@
 """The book's public address: read from `_config.yml`, written wherever a reader needs it.
 
-`repository.url` in `_config.yml` is the only place where a person types the address. Install cells, Colab links,
-README.md and CITATION.cff get theirs from here:
+`repository.url` in `_config.yml` is the only place where a person types the address. Install cells, Colab
+links, README.md and CITATION.cff get theirs from here:
 
     python book/tools/address.py            rewrite every generated text
-    python book/tools/address.py --check    exit 1 and name what is out of date (tests/test_repository.py does this)
+    python book/tools/address.py --check    exit 1 and name what is out of date (a test does this)
 
 Until the book has a home the address is a placeholder. GitHub allows no underscore in an account's name, so
 `address_not_set` can never belong to anybody, and nobody can be led to a stranger's code.
@@ -68,41 +68,57 @@ def badge_source(notebook: str) -> str:
 def install_source() -> str:
     """Source of the install cell, the same in every chapter.
 
-    In Colab it fetches the repository at the book's release, installs minirsa from it (torch and numpy stay as
-    Colab has them) and moves to book/, so that a chapter finds ../data_samples as it does anywhere else.
+    In Colab it fetches the repository at the book's release, installs minirsa from it (torch and numpy stay
+    as Colab has them) and moves to book/, so that a chapter finds ../data_samples as it does anywhere else.
     """
-    if is_set():
-        fetch = f"""\
+    return (COLAB_INSTALL if is_set() else COLAB_REFUSAL) % {"url": url(), "release": release()}
+
+
+COLAB_INSTALL = """\
+# Generated, the same in every chapter: installs minirsa in Colab, and anywhere says what this runs on.
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 if "google.colab" in sys.modules:
+    address, release = "%(url)s", "v%(release)s"
     home = Path("/content/book-of-minirsa")
     if not home.exists():
-        fetch = ["git", "clone", "--quiet", "--depth", "1", "--branch", "v{release()}", "{url()}", str(home)]
-        subprocess.run(fetch, check=True)
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", release, address, str(home)]
+        subprocess.run(clone, check=True)
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(home)], check=True)
         importlib.invalidate_caches()
     os.chdir(home / "book")
-"""
-        imports = "import importlib\nimport os\nimport platform\nimport subprocess\nimport sys\nfrom pathlib import Path\n"
-    else:
-        fetch = """\
-if "google.colab" in sys.modules:
-    raise RuntimeError(
-        "This copy of the book does not know its public address yet, so Colab cannot install minirsa. "
-        "Set repository.url in _config.yml, run `make address`, and publish; or run the chapter on your machine."
-    )
-"""
-        imports = "import platform\nimport sys\n"
-    return f"""\
-# Generated, the same in every chapter: installs minirsa in Colab, and anywhere says what this runs on.
-{imports}
-{fetch}
+
 import torch
 
 import minirsa
 
-assert minirsa.__version__ == "{release()}", f"written for minirsa {release()}, found {{minirsa.__version__}}"
+assert minirsa.__version__ == "%(release)s", f"written for minirsa %(release)s, found {minirsa.__version__}"
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-print(f"minirsa {{minirsa.__version__}}, Python {{platform.python_version()}}, torch {{torch.__version__}}, {{device}}")"""
+print(f"minirsa {minirsa.__version__}, Python {platform.python_version()}, torch {torch.__version__}, {device}")"""
+
+COLAB_REFUSAL = """\
+# Generated, the same in every chapter: installs minirsa in Colab, and anywhere says what this runs on.
+import platform
+import sys
+
+if "google.colab" in sys.modules:
+    raise RuntimeError(
+        "This copy of the book does not know its public address yet, so Colab cannot install minirsa. "
+        "Set repository.url in _config.yml and run `make address`, or run the chapter on your machine."
+    )
+
+import torch
+
+import minirsa
+
+assert minirsa.__version__ == "%(release)s", f"written for minirsa %(release)s, found {minirsa.__version__}"
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+print(f"minirsa {minirsa.__version__}, Python {platform.python_version()}, torch {torch.__version__}, {device}")"""
 
 
 def generated_cells(notebook: str) -> list[dict]:
@@ -118,7 +134,7 @@ def generated_cells(notebook: str) -> list[dict]:
             "cell_type": "code",
             "execution_count": None,
             "id": INSTALL_TAG,
-            # The environment line differs from machine to machine, so nbval runs this cell but does not compare it.
+            # The environment line differs from machine to machine: nbval runs the cell, but does not compare it.
             "metadata": {"tags": [INSTALL_TAG, "hide-input", "nbval-ignore-output"]},
             "outputs": [],
             "source": install_source(),

@@ -4,11 +4,12 @@
     python book/tools/execute.py 00 07 13      several, one after the other
     python book/tools/execute.py all
 
-A chapter's source of truth is its executed notebook. This puts in (or refreshes) the generated cells, runs everything
-from top to bottom in a fresh kernel, and leaves out what changes from run to run without meaning anything: times,
-widget ids, metadata of editors. If a cell fails, or writes to stderr, the notebook on disk stays as it was.
+A chapter's source of truth is its executed notebook. This puts in (or refreshes) the generated cells, runs
+everything from top to bottom in a fresh kernel, and leaves out what changes from run to run without meaning
+anything: times, widget ids, metadata of editors. If a cell fails, or writes to stderr, the notebook on disk
+stays as it was.
 
-MINIRSA_PROFILE is `ci` unless the caller sets it: the committed outputs are those that the tests compare with.
+MINIRSA_PROFILE is `ci` unless the caller sets it: the committed outputs are those the tests compare with.
 """
 
 from __future__ import annotations
