@@ -1,0 +1,20 @@
+"""Figures, animations and interactive explorers. Everything here takes arrays, never models.
+
+Book: every chapter; the explorer is at home in chapter 13.
+"""
+
+from minirsa.viz.clips import clip_strip
+from minirsa.viz.maps import attention_map, kernel_maps
+from minirsa.viz.style import DIVERGING, PAGE_WIDTH, PALETTE, PALETTE_DARK, SEQUENTIAL, use_style
+
+__all__ = [
+    "DIVERGING",
+    "PAGE_WIDTH",
+    "PALETTE",
+    "PALETTE_DARK",
+    "SEQUENTIAL",
+    "attention_map",
+    "clip_strip",
+    "kernel_maps",
+    "use_style",
+]
