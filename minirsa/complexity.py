@@ -1,0 +1,134 @@
+"""What a network costs: parameters and multiply-adds.
+
+The papers in this book call one multiplication followed by one addition a "FLOP"; `torch` counts it as
+two operations. `measure` reports multiply-adds, so its figures can be laid beside the papers' tables:
+
+    measure(rsanet_r50(), torch.empty(1, 3, 8, 224, 224))   ->   22.034 M parameters, 35.887 G multiply-adds
+
+Counted are convolutions and matrix products, attention's two among them; element by element
+arithmetic (norms, activations, additions, softmax) is not, as in the papers.
+
+Book: chapter 13, What a layer costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Cost of one forward pass.
+
+    params: learned numbers, each shared parameter counted once.
+    macs: multiply-adds of the whole input, batch included.
+    """
+
+    params: int
+    macs: int
+
+    def __str__(self) -> str:
+        return f"{self.params / 1e6:.3f} M parameters, {self.macs / 1e9:.3f} G multiply-adds"
+
+
+def measure(model: nn.Module, *inputs: Tensor, device: str | torch.device | None = "meta") -> Complexity:
+    """Count the parameters of a model and the multiply-adds of `model(*inputs)`.
+
+    By default the pass runs on the meta device: shapes only, so that a network of any size is measured in
+    a moment, without memory for its activations; only the shapes and dtypes of `inputs` matter then, and
+    `torch.empty(..., device="meta")` will do. `device=None` computes for real, where the model stands, which
+    a model whose shapes depend on its values needs.
+
+    The model is run in evaluation mode without gradients, and is given back as it came: train mode of
+    every submodule, gradients, buffers on the meta run, and the state of torch's random generators.
+
+    A module whose `forward` is written with operations that no counter sees (products and sums element by element),
+    or in an order of its own, may offer `counted_forward(*inputs)`: the same result in the arrangement that
+    its paper counts. It is run in place of `forward`.
+
+    Raises TypeError if an input is not a tensor, and RuntimeError, naming the way out, if the model
+    cannot run on the meta device.
+    """
+    for position, value in enumerate(inputs):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"expected tensors as inputs, got {type(value).__name__} as input {position}")
+    params = sum(parameter.numel() for parameter in model.parameters())
+    counter = FlopCounterMode(display=False)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(_counted_forwards(model))
+        stack.enter_context(_composite_attention())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(counter)
+        if device is None:
+            model(*inputs)
+        else:
+            _run_elsewhere(model, inputs, torch.device(device))
+    return Complexity(params=params, macs=counter.get_total_flops() // 2)
+
+
+def _run_elsewhere(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> None:
+    """Run with stand-ins for parameters and buffers, leaving the model's own where they are."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    stand_ins = {name: torch.empty_like(tensor, device=device) for name, tensor in tensors.items()}
+    try:
+        functional_call(model, stand_ins, tuple(torch.empty_like(value, device=device) for value in inputs))
+    except (NotImplementedError, RuntimeError) as error:
+        if device.type != "meta":
+            raise
+        raise RuntimeError(
+            f"{type(model).__name__} does not run on the meta device ({error}); "
+            "call measure(..., device=None) to compute for real"
+        ) from error
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return sorted(device.index for device in devices)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule has the mode it had (frozen batch norms stay frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _counted_forwards(model: nn.Module) -> Iterator[None]:
+    """Let `counted_forward` stand for `forward` in every module that has one."""
+    changed = [module for module in model.modules() if hasattr(module, "counted_forward")]
+    for module in changed:
+        module.forward = module.counted_forward
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+@contextmanager
+def _composite_attention() -> Iterator[None]:
+    """Keep attention out of the fused paths that the counter does not see: attention's own kernel for CPUs, and
+    the evaluation path of torch.nn's transformer layers."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
