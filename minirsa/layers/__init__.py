@@ -1,0 +1,5 @@
+"""Feature transforms: one idea a file, plain modules and functions on `(B, C, T, H, W)` videos."""
+
+from minirsa.layers.relational import RelationalSelfAttention, relational_self_attention_loop
+
+__all__ = ["RelationalSelfAttention", "relational_self_attention_loop"]
