@@ -92,6 +92,7 @@ if "google.colab" in sys.modules:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(home)], check=True)
         importlib.invalidate_caches()
     os.chdir(home / "book")
+    os.environ.setdefault("MINIRSA_PROFILE", "colab")
 
 import torch
 
@@ -99,7 +100,8 @@ import minirsa
 
 assert minirsa.__version__ == "%(release)s", f"written for minirsa %(release)s, found {minirsa.__version__}"
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-print(f"minirsa {minirsa.__version__}, Python {platform.python_version()}, torch {torch.__version__}, {device}")"""
+python = platform.python_version()
+print(f"minirsa {minirsa.__version__}, Python {python}, torch {torch.__version__}, {device}")"""
 
 COLAB_REFUSAL = """\
 # Generated, the same in every chapter: installs minirsa in Colab, and anywhere says what this runs on.
@@ -118,7 +120,8 @@ import minirsa
 
 assert minirsa.__version__ == "%(release)s", f"written for minirsa %(release)s, found {minirsa.__version__}"
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-print(f"minirsa {minirsa.__version__}, Python {platform.python_version()}, torch {torch.__version__}, {device}")"""
+python = platform.python_version()
+print(f"minirsa {minirsa.__version__}, Python {python}, torch {torch.__version__}, {device}")"""
 
 
 def generated_cells(notebook: str) -> list[dict]:
@@ -134,7 +137,7 @@ def generated_cells(notebook: str) -> list[dict]:
             "cell_type": "code",
             "execution_count": None,
             "id": INSTALL_TAG,
-            # The environment line differs from machine to machine: nbval runs the cell, but does not compare it.
+            # The line it prints differs from machine to machine: nbval runs the cell, but compares nothing.
             "metadata": {"tags": [INSTALL_TAG, "hide-input", "nbval-ignore-output"]},
             "outputs": [],
             "source": install_source(),
