@@ -265,8 +265,9 @@ def _scene(uniforms: torch.Tensor, pair: torch.Tensor, config: MotionConfig) -> 
     first, second = _paths(draws, pair, aspect, config.speed)
     palette = _Uniforms(uniforms)
     palette.skip_to(24)
-    ground = palette.take_many(3)  # (B, 3)
+    ground = 0.1 + 0.35 * palette.take_many(3)  # (B, 3): dim, so that things stand out
     background = _texture(palette, config)
+    hue = uniforms[:, 21]
 
     things = []
     for slot in range(2 + config.distractors):
@@ -275,25 +276,29 @@ def _scene(uniforms: torch.Tensor, pair: torch.Tensor, config: MotionConfig) -> 
         thing = (first, second)[slot] if slot < 2 else _distractor(own, aspect, config.speed)
         own.skip_to(_GLOBAL + slot * _SLOT + 14)
         thing.update(_shape(own, turning=(pair == 3)))
-        offset = torch.stack([own.take(0.28, 0.38) + (1 / 3 if slot % 2 else 0.0) for _ in range(3)], -1)
+        colour = _bright(own, hue + 0.5 * slot)
         own.skip_to(_GLOBAL + slot * _SLOT + 24)
         texture = _texture(own, config)
-        if (
-            config.camouflage
-        ):  # the background's waves from another place: nothing but motion tells the thing apart
-            offset = torch.zeros_like(offset)
-            texture = {**background, "phase": texture["phase"]}
-        thing.update(texture, colour=0.15 + 0.7 * ((ground + offset) % 1.0))
+        if config.camouflage:  # the background's waves from another place: nothing but motion tells the thing apart
+            colour, texture = ground, {**background, "phase": texture["phase"]}
+        thing.update(texture, colour=colour)
         things.append(thing)
     things = things[2:] + things[:2]
 
     scene = {name: torch.stack([thing[name] for thing in things], 1) for name in things[0]}
     scene.update({f"ground_{name}": value for name, value in background.items()})
-    scene["ground_colour"] = 0.15 + 0.7 * ground
+    scene["ground_colour"] = ground
     flicker = _Uniforms(uniforms)
     flicker.skip_to(22)
     scene["flicker"] = torch.stack([flicker.take(5.0, 11.0), flicker.take(0.0, 2 * math.pi)], -1)
     return scene
+
+
+def _bright(own: _Uniforms, hue: torch.Tensor) -> torch.Tensor:
+    """A bright colour near a hue in turns: (B, 3)."""
+    hue, strength, value = hue + own.take(-0.1, 0.1), own.take(0.3, 0.8), own.take(0.85, 1.0)
+    wheel = 0.5 + 0.5 * torch.cos(2 * math.pi * (hue[:, None] - torch.tensor([0.0, 1 / 3, 2 / 3])))
+    return value[:, None] * (1 - strength[:, None] * (1 - wheel))
 
 
 def _paths(draws: _Uniforms, pair: torch.Tensor, aspect: float, speed: float) -> tuple[dict, dict]:
@@ -474,16 +479,12 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
     return clip.clamp(0, 1)
 
 
-def _paint(
-    thing: dict, grid: torch.Tensor, time: torch.Tensor, pixel: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _paint(thing: dict, grid: torch.Tensor, time: torch.Tensor, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One thing of each scene at all times: colours (B, 3, T, P), share of each pixel covered (B, T, P)."""
     begin, finish, ease = (thing[n][:, None] for n in ("begin", "finish", "ease"))
     linear = ((time - begin) / (finish - begin)).clamp(0, 1)  # (B, T)
     done = (1 - ease) * linear + ease * linear * linear * (3 - 2 * linear)
-    centre = torch.lerp(thing["centre"][:, :, :1], thing["centre"][:, :, 1:], done[:, None])[
-        ..., None
-    ]  # (B, 2, T, 1)
+    centre = torch.lerp(thing["centre"][:, :, :1], thing["centre"][:, :, 1:], done[:, None])[..., None]  # (B, 2, T, 1)
     low, high = thing["radius"][:, :1].log(), thing["radius"][:, 1:].log()
     radius = torch.lerp(low, high, done).exp()  # (B, T): growth is even in the logarithm
     angle = torch.lerp(thing["angle"][:, :1], thing["angle"][:, 1:], done)[:, :, None]
