@@ -4,6 +4,8 @@ Book: every chapter; the explorer is at home in chapter 13.
 """
 
 from minirsa.viz.clips import clip_strip
+from minirsa.viz.dual import DualFigure
+from minirsa.viz.explorer import KernelExplorer
 from minirsa.viz.maps import attention_map, kernel_maps
 from minirsa.viz.style import DIVERGING, PAGE_WIDTH, PALETTE, PALETTE_DARK, SEQUENTIAL, use_style
 
@@ -13,6 +15,8 @@ __all__ = [
     "PALETTE",
     "PALETTE_DARK",
     "SEQUENTIAL",
+    "DualFigure",
+    "KernelExplorer",
     "attention_map",
     "clip_strip",
     "kernel_maps",
