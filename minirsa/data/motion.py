@@ -267,6 +267,8 @@ def _scene(uniforms: torch.Tensor, pair: torch.Tensor, config: MotionConfig) -> 
     palette.skip_to(24)
     ground = 0.1 + 0.35 * palette.take_many(3)  # (B, 3): dim, so that things stand out
     background = _texture(palette, config)
+    if not config.camouflage:
+        background["amplitude"] = 0.6 * background["amplitude"]
     hue = uniforms[:, 21]
 
     things = []
@@ -429,18 +431,18 @@ def _shape(own: _Uniforms, turning: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _waves(points: torch.Tensor, texture: dict, pixel: torch.Tensor | float) -> torch.Tensor:
-    """A texture at points: (B, 2, T, P), (y, x) in the texture's own units -> (B, 3, T, P).
+    """A texture's colours at points: (B, 2, T, P), (y, x) in the texture's own units -> (B, 3, T, P).
 
     ``pixel`` is a pixel's width in those units, (B, T) or a number: a wave is weakened as averaging over a
     pixel would weaken it, by sinc(frequency x width), so that fine textures fade instead of aliasing.
     """
-    frequency, phase, amplitude = (texture[n] for n in ("frequency", "phase", "amplitude"))
-    T, P = points.shape[2:]
-    cycles = (frequency @ points.flatten(2)).unflatten(-1, (T, P))  # (B, K, T, P)
-    waves = torch.cos(2 * math.pi * cycles + phase[:, :, None, None])
+    frequency, phase, amplitude, colour = (texture[n] for n in ("frequency", "phase", "amplitude", "colour"))
+    shape = points.shape[2:]  # T, P
+    waves = torch.baddbmm(phase[:, :, None], 2 * math.pi * frequency, points.flatten(2)).cos_()  # (B, K, T*P)
     width = pixel[:, None] if isinstance(pixel, torch.Tensor) else pixel  # (B, 1, T)
-    waves = waves * torch.sinc(frequency.norm(dim=-1)[:, :, None] * width).clamp(min=0)[..., None]
-    return (amplitude.transpose(1, 2) @ waves.flatten(2)).unflatten(-1, (T, P))
+    weakened = torch.sinc(frequency.norm(dim=-1)[:, :, None] * width).clamp(min=0)[..., None]  # (B, K, T, 1)
+    waves = waves.unflatten(-1, shape).mul_(weakened).flatten(2)
+    return torch.baddbmm(colour[:, :, None], amplitude.transpose(1, 2), waves).unflatten(-1, shape)
 
 
 def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionConfig) -> torch.Tensor:
@@ -456,7 +458,7 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
 
     ground = {name: scene[f"ground_{name}"] for name in ("frequency", "phase", "amplitude", "colour")}
     still = _waves(grid[None, :, None].expand(B, -1, -1, -1), ground, pixel)
-    clip = (ground["colour"][:, :, None, None] + still).repeat(1, 1, T, 1)  # (B, 3, T, H*W)
+    clip = still.repeat(1, 1, T, 1)  # (B, 3, T, H*W)
     for s in range(S):
         there = scene["shown"][:, s].nonzero().flatten()  # the scenes that have such a thing
         if there.numel() == 0:
@@ -464,7 +466,7 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
         thing = {name: scene[name][there, s] for name in _THING}
         colour, cover = _paint(thing, grid, time, pixel)
         clip[there] = torch.lerp(clip[there], colour, cover[:, None])
-    clip = clip.unflatten(-1, (H, W)).clamp_(0, 1)
+    clip = clip.clamp_(0, 1).unflatten(-1, (H, W))
 
     if config.appearance == "grey":
         clip = clip.mean(1, keepdim=True).expand(B, 3, T, H, W)
@@ -475,7 +477,7 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
         brightness = 1.0 + 0.5 * torch.sin(2 * math.pi * rate * time + phase)  # (B, T)
         clip = clip * brightness[:, None, :, None, None]
     if config.noise > 0:
-        clip = clip + config.noise * noise
+        clip = torch.add(clip, noise, alpha=config.noise)
     return clip.clamp(0, 1)
 
 
@@ -507,4 +509,4 @@ def _paint(thing: dict, grid: torch.Tensor, time: torch.Tensor, pixel: float) ->
     # The texture sticks to the thing: it moves, turns and grows with it. In units of the thing's mean radius.
     mean = ((low + high) / 2).exp()  # (B, 1)
     points = torch.stack([aside, along], 1) * mean[..., None, None]
-    return thing["colour"][:, :, None, None] + _waves(points, thing, pixel * mean / radius), cover
+    return _waves(points, thing, pixel * mean / radius), cover
