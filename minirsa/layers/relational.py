@@ -215,9 +215,9 @@ class RelationalSelfAttention(nn.Module):
 
         has_key = "R" in kernel
         self.projection = nn.Conv3d(channels, channels + width * (1 + has_key), 1, bias=False)
-        rows = latent if decomposed else self.neighbours
         names = {
-            "H1" if decomposed else "H": (groups, rows, *kernel_size) if has_key else None,
+            "H1": (groups, latent, *kernel_size) if decomposed and has_key else None,
+            "H": (groups, self.neighbours, *kernel_size) if not decomposed and has_key else None,
             "H2": (latent, *kernel_size) if decomposed else None,
             "P1": (width, latent) if decomposed and kernel == "VR" else None,
             "P": (self.neighbours, width) if not decomposed and "V" in kernel else None,
@@ -403,11 +403,10 @@ def relational_self_attention_loop(layer: RelationalSelfAttention, x: Tensor) ->
     weight = layer.projection.weight.double().reshape(-1, C)
     H2 = None if layer.H2 is None else layer.H2.double().reshape(-1, M).T  # (M, D)
     matrix_P = matrix_H = None
-    if "V" in layer.kernel:
-        if layer.P is not None:
-            matrix_P = layer.P.double()
-        else:
-            matrix_P = H2 if layer.P1 is None else H2 @ layer.P1.double().T  # (M, c)
+    if "V" in layer.kernel:  # (M, c): P, or H2 P1^T, or H2 alone
+        matrix_P = layer.P.double() if layer.P is not None else H2
+        if layer.P1 is not None:
+            matrix_P = H2 @ layer.P1.double().T
     if "R" in layer.kernel:
         if layer.decomposed:
             H1 = layer.H1.double().reshape(layer.groups, -1, M)  # (G, D, M)
