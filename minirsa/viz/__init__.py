@@ -3,6 +3,7 @@
 Book: every chapter; the explorer is at home in chapter 13.
 """
 
+from minirsa.viz.animation import kernel_animation
 from minirsa.viz.clips import clip_strip
 from minirsa.viz.dual import DualFigure
 from minirsa.viz.explorer import KernelExplorer
@@ -19,6 +20,7 @@ __all__ = [
     "KernelExplorer",
     "attention_map",
     "clip_strip",
+    "kernel_animation",
     "kernel_maps",
     "use_style",
 ]

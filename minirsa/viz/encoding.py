@@ -1,10 +1,12 @@
 """Arrays and pictures as text that a page can carry: frames as data addresses, kernels as compressed bytes.
 
-A field of kernels at every frame, row and column is large: 8 frames of 14 x 14 points with 5 x 7 x 7 kernels are 384
-thousand numbers, for each kind of kernel and each direction of play. Two facts make it small enough for a page:
+A field of kernels at every frame, row and column is large: 8 frames of 14 x 14 points with 5 x 7 x 7
+kernels are 384 thousand numbers, for each kind of kernel and each direction of play. Two facts make it
+small enough for a page:
 
-    - a picture needs few levels: values become whole numbers from -n to n, n the colour scale's end;
-    - kernels that a layer computes are combinations of few basis kernels (at most D of them where the layer has a
+    - a picture needs few levels: values become whole numbers from -n to n, n the colour scale's end; -
+    kernels that a layer computes are combinations of few basis kernels (at most D of them where the layer
+    has a
       latent dimension D; one for a convolution): field = coefficients @ basis, the basis being the leading
       eigenvectors of the field's Gram matrix.
 
@@ -57,7 +59,8 @@ def few_colors(png: bytes) -> bytes:
 def color_scale(values: np.ndarray) -> float:
     """The magnitude that takes full colour: the 99.5th percentile of |value|, so that no outlier blanks the rest.
 
-    At least a tenth of the largest magnitude (softmax kernels are nearly all zero), and 1 for a field of zeros.
+    At least a tenth of the largest magnitude (softmax kernels are nearly all zero), and 1 for a field of
+    zeros.
     """
     magnitude = np.abs(values)
     return float(max(np.quantile(magnitude, 0.995), magnitude.max() / 10)) or 1.0

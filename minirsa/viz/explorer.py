@@ -29,21 +29,15 @@ from __future__ import annotations
 
 import base64
 import html as markup
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from minirsa.viz.clips import as_frames, fraction_to_index
 from minirsa.viz.dual import DualFigure, page_figure
 from minirsa.viz.encoding import color_scale, data_uri, few_colors, frame_uri, pack_fields
-from minirsa.viz.maps import time_labels
-from minirsa.viz.style import DIVERGING, PALETTE
+from minirsa.viz.snapshot import Panel, panels_png
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -193,126 +187,11 @@ class KernelExplorer(DualFigure):
         )
 
     def picture(self, frame: int, row: int, column: int, shown: str = NOTHING, *, dpi: int = 110) -> bytes:
-        """The explorer at a frame and a cell of the forward clip, `shown` drawn over the picture: a PNG's bytes.
-
-        Drawn straight into an Agg canvas, without pyplot: nothing is displayed and no figure stays open.
-        """
-        steps = self.kernel[0]
-        height, width = self.clips[0].shape[1:3]
-        panel, gap, margin, line = 3.45, 0.3, 0.05, 0.25
-        across = (panel - 0.06 * (steps - 1)) / steps
-        cell_aspect = (height / self.grid[0]) / (width / self.grid[1])
-        seen_height = across * self.kernel[1] / self.kernel[2] * cell_aspect
-        picture_height = panel * height / width
-        rows_height = (seen_height + line) + len(self.names) * (seen_height + line) + line
-        beside = len(self.clips) == 1  # with one panel the rows stand beside the picture, with two below it
-        body = max(picture_height + line, rows_height) if beside else line + picture_height + rows_height
-        total = (2 * panel + gap + 2 * margin, body + 2 * margin)
-        figure = Figure(figsize=total, dpi=dpi, facecolor=PALETTE["paper"])
-        FigureCanvasAgg(figure)
-
-        def place(left: float, top: float, w: float, h: float, picture: np.ndarray, **options):
-            ax = figure.add_axes((left / total[0], 1 - (top + h) / total[1], w / total[0], h / total[1]))
-            ax.set_axis_off()
-            ax.imshow(picture, aspect="auto", **options)
-            return ax
-
-        def write(left: float, top: float, words: str, **options) -> None:
-            options = {"fontsize": 9, "va": "top", "color": PALETTE["ink"], **options}
-            figure.text(left / total[0], 1 - top / total[1], words, **options)
-
-        for i, (title, clip, fields) in enumerate(zip(("Forwards", "Backwards"), self.clips, self.fields)):
-            t = self.length - 1 - frame if i else frame
-            left, top = margin + i * (panel + gap), margin
-            write(left, top, f"{title}, frame {t + 1} of {self.length}", fontweight="bold", fontsize=10)
-            kernel = fields[shown][t, row, column] / self.scales[shown] if shown != NOTHING else None
-            picture = _overlay(clip[t], kernel, (row, column), self.grid, self.kernel[1:])
-            ax = place(left, top + line, panel, picture_height, picture)
-            _mark(ax, (row, column), self.grid, self.kernel[1:], picture.shape[:2])
-            if beside:
-                left += panel + gap
-            else:
-                top += line + picture_height
-            write(left, top + 0.06, "what it looks at")
-            seen = [_seen(clip, t + s - steps // 2, (row, column), self.grid, self.kernel[1:]) for s in range(steps)]
-            place(left, top + line, panel, seen_height, _side_by_side(seen), interpolation="nearest")
-            top += line + seen_height
-            for name in self.names:
-                write(left, top + 0.06, name)
-                write(left + panel, top + 0.06, f"±{self.scales[name]:.2g}", ha="right")
-                values = fields[name][t, row, column] / self.scales[name]
-                maps = [DIVERGING((v.clip(-1, 1) + 1) / 2)[..., :3] for v in values]
-                place(left, top + line, panel, seen_height, _side_by_side(maps), interpolation="nearest")
-                top += line + seen_height
-            for s, label in enumerate(time_labels(steps)):
-                write(left + (s + 0.5) * across + s * 0.06, top + 0.05, label, ha="center")
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        return content.getvalue()
-
-
-def _cells(length: int, n: int) -> np.ndarray:
-    """The cell of n that each of `length` pixels lies in."""
-    return np.arange(length) * n // length
-
-
-def _overlay(
-    frame: np.ndarray,
-    kernel: np.ndarray | None,
-    place: tuple[int, int],
-    grid: tuple[int, int],
-    size: tuple[int, int],
-) -> np.ndarray:
-    """The frame, enlarged when small, under the kernel's slice at its own time: floats `(H, W, 3)` in 0..1."""
-    factor = max(1, -(-240 // frame.shape[1]))
-    picture = frame.repeat(factor, axis=0).repeat(factor, axis=1) / 255
-    if kernel is None:
-        return picture
-    rows = _cells(picture.shape[0], grid[0]) - place[0] + size[0] // 2
-    columns = _cells(picture.shape[1], grid[1]) - place[1] + size[1] // 2
-    inside = np.ix_((rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1]))
-    values = kernel[kernel.shape[0] // 2][rows[inside[0].ravel()]][:, columns[inside[1].ravel()]].clip(-1, 1)
-    ends = np.array([to_rgb(PALETTE["basic"]), to_rgb(PALETTE["relational"])])
-    share = 0.75 * np.abs(values)[..., None]
-    picture[inside] = (1 - share) * picture[inside] + share * ends[(values > 0).astype(int)]
-    return picture
-
-
-def _mark(ax, place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int], pixels: tuple[int, int]) -> None:
-    """Outline the neighbourhood, cut off at the frame's edge, and ring the query's cell."""
-    height, width = pixels[0] / grid[0], pixels[1] / grid[1]
-    top, left = (max(0, (p - n // 2)) for p, n in zip(place, size))
-    bottom, right = (min(g, p - n // 2 + n) for p, n, g in zip(place, size, grid))
-    corner = (left * width - 0.5, top * height - 0.5)
-    middle = ((place[1] + 0.5) * width - 0.5, (place[0] + 0.5) * height - 0.5)
-    for color, line in ((PALETTE["ink"], 3.5), (PALETTE["highlight"], 1.8)):
-        ax.add_patch(
-            Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, color=color, lw=line)
-        )
-        ax.plot(*middle, "o", markersize=8, markerfacecolor="none", markeredgecolor=color, markeredgewidth=line)
-
-
-def _seen(clip: np.ndarray, t: int, place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """The neighbourhood of `size` cells in frame t, floats in 0..1; grey where it leaves the clip."""
-    pixels = [max(n, round(98 / n) * n) for n in size]
-    axes = []
-    for length, p, n, g, m in zip(clip.shape[1:3], place, size, grid, pixels):
-        cells = p - n // 2 + (np.arange(m) + 0.5) * n / m
-        axes.append(np.floor(cells * length / g).astype(int))
-    seen = np.full((*pixels, 3), 0.89)
-    if 0 <= t < len(clip):
-        inside = [(axis >= 0) & (axis < length) for axis, length in zip(axes, clip.shape[1:3])]
-        seen[np.ix_(*inside)] = clip[t][np.ix_(*(axis[ok] for axis, ok in zip(axes, inside)))] / 255
-    return seen
-
-
-def _side_by_side(maps: list[np.ndarray]) -> np.ndarray:
-    """Maps of one size in a row with white between: the gap is 0.06 in of a panel of 3.45 in."""
-    height, width = maps[0].shape[:2]
-    factor = max(1, round(98 / width))
-    maps = [m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps]
-    for m in maps:  # an edge, for maps that are nearly all white
-        m[[0, -1]] = m[:, [0, -1]] = 0.8
-    across = (3.45 - 0.06 * (len(maps) - 1)) / len(maps)
-    gap = np.ones((height * factor, round(0.06 / across * width * factor), 3))
-    return np.concatenate([part for m in maps for part in (m, gap)][:-1], axis=1)
+        """The explorer at a frame and a cell of the forward clip, `shown` drawn over the picture: a PNG's bytes."""
+        panels = []
+        for title, clip, fields in zip(("Forwards", "Backwards"), self.clips, self.fields):
+            t = self.length - 1 - frame if panels else frame
+            kernels = {name: fields[name][t, row, column] / self.scales[name] for name in self.names}
+            panels.append(Panel(f"{title}, frame {t + 1} of {self.length}", clip, t, kernels))
+        over = None if shown == NOTHING else shown
+        return panels_png(panels, self.scales, (row, column), self.grid, over=over, dpi=dpi)

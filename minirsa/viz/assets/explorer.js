@@ -21,7 +21,7 @@ const begin = async (root) => {
       class: "mx-frame", tabindex: 0, role: "application",
       "aria-label": `${panel.title}: click, drag or use the arrow keys to move the point; page up and page down change the frame.`,
     });
-    const rows = element("div", { class: "mx-rows" });
+    const rows = rowsOfMaps(kernel[0]);
     const seen = element("canvas", { role: "img", "aria-label": "The neighbourhood in each frame that the kernel covers" });
     rows.append(element("div", { class: "mx-name" }, element("b", {}, "what it looks at")), seen);
     const maps = fields.map((field, i) => {

@@ -96,6 +96,9 @@ const prepare = (canvas, heightOf) => {
 };
 
 const GAP = 4;
+const LARGEST_MAP = 92;
+const rowsOfMaps = (kT) =>
+  element("div", { class: "mx-rows", style: `max-width: ${kT * (LARGEST_MAP + GAP) - GAP}px` });
 const mapWidth = (width, steps) => (width - GAP * (steps - 1)) / steps;
 
 const frameStep = (context, x, width, height, chosen, colors) => {
