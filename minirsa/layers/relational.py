@@ -63,6 +63,12 @@ def neighbourhood(x: Tensor, kernel_size: tuple[int, int, int], stride: tuple[in
     return x.flatten(1, 3)
 
 
+def _dense_positions(x: Tensor) -> Tensor:
+    """The tensor itself if its last three axes (T, H, W) lie densely in memory, else a copy in which they do."""
+    T, H, W = x.shape[-3:]
+    return x if x.stride()[-3:] == (H * W, W, 1) else x.contiguous()
+
+
 class _Contract(torch.autograd.Function):
     """A small matrix product at every position, with positions as the last axes; see `contract`."""
 
@@ -95,7 +101,7 @@ def contract(a: Tensor, b: Tensor) -> Tensor:
     Half precision accumulates in float32. Differentiable any number of times.
     """
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return _Contract.apply(a.to(dtype), b.to(dtype))
+    return _Contract.apply(_dense_positions(a.to(dtype)), _dense_positions(b.to(dtype)))
 
 
 def _stack_frames(x: Tensor, frames: int, stride: int) -> Tensor:
