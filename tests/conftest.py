@@ -1,23 +1,17 @@
-"""What every test may rely on."""
+"""What the whole test suite needs before anything else is imported."""
 
 import os
-from pathlib import Path
 
-import pytest
+import matplotlib
 import torch
 
-# Pictures are drawn, never shown.
-os.environ.setdefault("MPLBACKEND", "agg")
+# Pictures are drawn, never shown. Not by MPLBACKEND: the chapters' kernels would inherit it and show no figures.
+os.environ.pop("MPLBACKEND", None)
+matplotlib.use("agg")
 
 if torch.version.cuda is None:
-    # torchvision from the package registry is built for a CUDA torch: beside a CPU build it does not import, for want
-    # of two operators that no test calls. Declaring them (kept alive in a module variable) is enough.
-    _TORCHVISION_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-    for _name in ("nms", "qnms"):
-        _TORCHVISION_OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-@pytest.fixture(scope="session")
-def repository() -> Path:
-    """The repository's top folder."""
-    return Path(__file__).resolve().parents[1]
+    # A torchvision from the package registry registers fake kernels for operators that exist only beside a CUDA
+    # build of torch, and fails on import otherwise. Defining the two operators lets it import; nothing calls them.
+    TORCHVISION_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        TORCHVISION_OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -151,12 +151,7 @@ def place_generated_cells(notebook: dict, name: str) -> None:
     Outputs and the execution count of an install cell that is already there are kept.
     """
     cells = notebook["cells"]
-    old = {
-        tag: cell
-        for cell in cells
-        for tag in (BADGE_TAG, INSTALL_TAG)
-        if tag in cell["metadata"].get("tags", [])
-    }
+    old = {tag: cell for cell in cells for tag in (BADGE_TAG, INSTALL_TAG) if tag in cell["metadata"].get("tags", [])}
     fresh = generated_cells(name)
     if INSTALL_TAG in old:
         fresh[1]["outputs"] = old[INSTALL_TAG]["outputs"]
@@ -226,9 +221,7 @@ def wanted() -> dict[Path, str]:
         texts[readme] = fill_markers(text, "colab", readme_badges())
     citation = ROOT / "CITATION.cff"
     if citation.exists():
-        text = re.sub(
-            r"(?m)^repository-code: .*$", f'repository-code: "{url()}"', citation.read_text(encoding="utf-8")
-        )
+        text = re.sub(r"(?m)^repository-code: .*$", f'repository-code: "{url()}"', citation.read_text(encoding="utf-8"))
         texts[citation] = re.sub(r"(?m)^version: .*$", f"version: {release()}", text)
     return texts
 
@@ -236,9 +229,7 @@ def wanted() -> dict[Path, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Rewrite what is out of date, or with --check only name it."""
     parser = argparse.ArgumentParser(description="Write the book's public address wherever it is needed.")
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if a file is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file is out of date")
     check = parser.parse_args(arguments).check
     stale = [path for path, text in wanted().items() if path.read_text(encoding="utf-8") != text]
     for path in stale:

@@ -1,7 +1,7 @@
 """Build the site: what `make book` runs.
 
-    python book/tools/build.py             build what changed, print the path of the start page
-    python book/tools/build.py --strict    from nothing, with every warning and every dangling reference an error
+python book/tools/build.py             build what changed, print the path of the start page
+python book/tools/build.py --strict    from nothing, with every warning and every dangling reference an error
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ def main() -> int:
     check_version()
     if strict:
         shutil.rmtree(ROOT / "_build", ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "book", "--config", "_config.yml"]
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        "book",
+        "--config",
+        "_config.yml",
+    ]
     command += ["--path-output", ".", *(["-W", "--keep-going", "-n"] if strict else ["--quiet"])]
     # Sphinx imports the book's own extension from here.
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "book" / "tools")}

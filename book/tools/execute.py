@@ -53,9 +53,7 @@ def normalise(notebook: dict) -> None:
     notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
     ids = set()
     for index, cell in enumerate(notebook["cells"]):
-        cell["metadata"] = {
-            key: cell["metadata"][key] for key in KEPT_CELL_METADATA if key in cell["metadata"]
-        }
+        cell["metadata"] = {key: cell["metadata"][key] for key in KEPT_CELL_METADATA if key in cell["metadata"]}
         if not cell.get("id") or cell["id"] in ids:
             cell["id"] = f"cell-{index:03d}"
         ids.add(cell["id"])
@@ -72,11 +70,7 @@ def joined_streams(outputs: list[dict]) -> list[dict]:
     joined: list[dict] = []
     for output in outputs:
         last = joined[-1] if joined else None
-        if (
-            last
-            and output["output_type"] == "stream" == last["output_type"]
-            and output["name"] == last["name"]
-        ):
+        if last and output["output_type"] == "stream" == last["output_type"] and output["name"] == last["name"]:
             last["text"] += output["text"]
         else:
             joined.append(output)
@@ -112,15 +106,10 @@ def run(path: Path, timeout: int) -> bool:
     executed = read_node(node)
     normalise(executed)
     noisy = [
-        i
-        for i, cell in enumerate(executed["cells"])
-        for out in cell.get("outputs", [])
-        if out.get("name") == "stderr"
+        i for i, cell in enumerate(executed["cells"]) for out in cell.get("outputs", []) if out.get("name") == "stderr"
     ]
     if noisy:
-        text = next(
-            out["text"] for out in executed["cells"][noisy[0]]["outputs"] if out.get("name") == "stderr"
-        )
+        text = next(out["text"] for out in executed["cells"][noisy[0]]["outputs"] if out.get("name") == "stderr")
         print(f"{path.name}: cell {noisy[0]} wrote to stderr, nothing was written:\n{text}", file=sys.stderr)
         return False
     path.write_text(notebook_text(executed), encoding="utf-8")
@@ -147,6 +136,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take (600)")
     arguments = parser.parse_args()
     os.environ.setdefault("MINIRSA_PROFILE", "ci")
+    os.environ.pop("MPLBACKEND", None)  # a kernel with another backend would show no figures
     paths = [path for chapter in arguments.chapters for path in find(chapter)]
     return int(not all([run(path, arguments.timeout) for path in paths]))
 
