@@ -1,0 +1,5 @@
+"""Training: the recipe as plain data, and the loop that follows it."""
+
+from minirsa.training.loop import Recipe, accuracy, fit, motion_batches, predict_scores
+
+__all__ = ["Recipe", "accuracy", "fit", "motion_batches", "predict_scores"]

@@ -1,0 +1,113 @@
+"""The training loop of the book's small nets: AdamW, linear warm-up and cosine, one recipe, one seed.
+
+    recipe, batches -> for every step: loss = cross entropy(model(clips), labels) -> gradient -> step -> losses
+
+A run is its `Recipe` and the data's seed: on one machine the same call gives the same weights. Training sets are
+drawn as they are needed (`motion_batches`), so that no clip is seen twice. Book: chapter 13, Training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minirsa.data.motion import MotionConfig, MotionSet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a small net is trained; every number that a run depends on, in plain Python.
+
+    steps, batch_size: optimiser steps, and clips a step.
+    lr, warmup: highest learning rate, reached linearly after this fraction of the steps; a cosine then falls to 0.
+    weight_decay: AdamW's, on weights with more than one axis: norms and biases do not decay.
+    label_smoothing: share of the target spread over all classes.
+    clip_norm: largest norm of the gradient.
+    seed: of the training clips (`motion_batches`); the caller seeds the weights.
+    """
+
+    steps: int = 300
+    batch_size: int = 16
+    lr: float = 3e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    clip_norm: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch_size < 1 or self.lr <= 0 or not 0 <= self.warmup < 1:
+            raise ValueError(f"expected steps, batch_size, lr above 0 and warmup in [0, 1), got {self}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, ... steps - 1."""
+        warm = self.warmup * self.steps
+        if step < warm:
+            return self.lr * (step + 1) / math.ceil(warm)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
+
+
+def motion_batches(recipe: Recipe, config: MotionConfig, *, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+    """The training batches of a recipe, drawn from the motion set one after the other: (B, 3, T, H, W), (B,)."""
+    clips = MotionSet(recipe.steps * recipe.batch_size, config, seed=recipe.seed, device=device)
+    for step in range(recipe.steps):
+        yield clips.batch(range(step * recipe.batch_size, (step + 1) * recipe.batch_size))
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    recipe: Recipe,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train `model` in place on `batches` of (clips, labels); the loss of every step comes back.
+
+    `on_step(step, loss)` is called after each. Raises FloatingPointError at the first loss that is not finite, naming
+    the step, and ValueError when there are fewer batches than `recipe.steps`.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    model.train()
+    losses: list[float] = []
+    for step, (clips, labels) in zip(range(recipe.steps), batches):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        loss = F.cross_entropy(model(clips), labels, label_smoothing=recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss of step {step} is {loss.item()}: lower lr={recipe.lr} or clip_norm")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        losses.append(loss.item())
+        if on_step is not None:
+            on_step(step, losses[-1])
+    if len(losses) < recipe.steps:
+        raise ValueError(f"expected {recipe.steps} batches, got {len(losses)}")
+    return losses
+
+
+@torch.no_grad()
+def predict_scores(model: nn.Module, clips: Tensor, batch_size: int = 48) -> Tensor:
+    """Logits of many clips, in evaluation mode and in parts: (N, 3, T, H, W) -> (N, num_classes).
+
+    The model is left in the mode (training or evaluation) it came in.
+    """
+    was_training = model.training
+    model.eval()
+    scores = torch.cat([model(part) for part in clips.split(batch_size)])
+    model.train(was_training)
+    return scores
+
+
+def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in [0, 1] over clips (N, 3, T, H, W) with labels (N,): one view of each."""
+    return (predict_scores(model, clips).argmax(1) == labels).float().mean().item()
