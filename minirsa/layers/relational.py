@@ -65,7 +65,7 @@ def neighbourhood(x: Tensor, kernel_size: tuple[int, int, int], stride: tuple[in
 
 def _dense_positions(x: Tensor) -> Tensor:
     """The tensor itself if its last three axes (T, H, W) lie densely in memory, else a copy in which they do."""
-    T, H, W = x.shape[-3:]
+    _, H, W = x.shape[-3:]
     return x if x.stride()[-3:] == (H * W, W, 1) else x.contiguous()
 
 
@@ -304,9 +304,9 @@ class RelationalSelfAttention(nn.Module):
         if key is not None:
             weight = self.H1.repeat_interleave(c // self.groups, 0).flatten(0, 1)[:, None]  # (c D, 1, kT, kH, kW)
             maps = F.conv3d(key, weight, None, self.stride, padding, groups=c).unflatten(1, (c, self.latent))
-            latent = torch.einsum("blcthw,bcdthw->bldthw", query, maps)
             if self.P1 is not None:
-                latent = latent + torch.einsum("blcthw,cd->bldthw", query, self.P1)
+                maps = maps + self.P1[..., None, None, None]
+            latent = torch.einsum("blcthw,bcdthw->bldthw", query, maps)
         channels = value.flatten(0, 1)[:, None]  # (B c, 1, T, H, W)
         transform = F.conv3d(channels, self.H2[:, None], None, self.stride, padding).unflatten(0, (B, c))
         transform = transform.transpose(1, 2)  # (B, D, c, ...)
@@ -323,6 +323,10 @@ class RelationalSelfAttention(nn.Module):
         Equations 5 and 6: k^V = x^Q P^T and k^R = vec(1 (x^Q)^T * X^K) H. Memory grows with M: use small inputs.
         """
         query, key, _ = self.project(x)
+        return self._compose_kernels(query, key)
+
+    def _compose_kernels(self, query: Tensor, key: Tensor | None) -> Kernels:
+        """Query (B, L, c, ...), key (B, c, ...) -> basic and relational kernels (B, L, M, ...)."""
         basic = relational = None
         if "V" in self.kernel:
             basic = torch.einsum("blcthw,mc->blmthw", query, self._basic_matrix().to(query.dtype))
@@ -350,8 +354,8 @@ class RelationalSelfAttention(nn.Module):
 
         a = k X^V (L, c), s = a (X^V)^T (L, M), y = a I + s G. Stores the neighbourhoods, M times the value's size.
         """
-        kernel = self.kernels(x).total  # (B, L, M, ...)
-        _, _, value = self.project(x)
+        query, key, value = self.project(x)
+        kernel = self._compose_kernels(query, key).total  # (B, L, M, ...)
         value = neighbourhood(value, self.kernel_size, self.stride)  # (B, M, c, ...)
         gathered = torch.einsum("blmthw,bmcthw->blcthw", kernel, value)
         correlation = None
