@@ -1,7 +1,7 @@
 """Self-attention over a space-time neighbourhood: every position attends to the M positions around it.
 
-Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", NeurIPS 2019, equations 2 and 3, in space
-and time; Kim et al. 2021, equation 3, writes it as y_n = softmax(x_n^Q (X_n^K)^T + x_n^Q P^T) X_n^V with a learned
+Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", NeurIPS 2019, in space
+and time; Kim et al. 2021 write it as y_n = softmax(x_n^Q (X_n^K)^T + x_n^Q P^T) X_n^V with a learned
 P (M, c) for the relative positions. Book: chapters 12 and 13.
 
     x (B, C, T, H, W) -- query, key, value (B, heads, c, ...) -- weights (B, heads, M, ...) -- y (B, C, T, H, W)

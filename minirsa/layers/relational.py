@@ -168,14 +168,14 @@ class RelationalSelfAttention(nn.Module):
         kernel: "V" basic, "R" relational, "VR" both. "V" alone has no P1 (P = H2), so it needs D = c.
         context: "V" basic, "R" relational, "VR" both.
         stride: an int (space) or (sT, sH, sW): positions that are computed, 0, s, 2 s, ...
-        decomposed: False keeps the full H (M G, M) and P (M, c) of equations 5 and 6, and has no latent space.
+        decomposed: False keeps the full H (M G, M) and P (M, c), and has no latent space.
 
     Parameters (those that the options call for): `projection` 1x1x1 convolution C -> C [+ c] + c; `H1`
     (G, D, kT, kH, kW); `H2` (D, kT, kH, kW); `P1` (c, D); `G` (c, kT, kH, kW); `I` (c, c); not decomposed `H`
     (G, M, kT, kH, kW) and `P` (M, c) instead of H1, H2, P1.
 
     Raises ValueError for options that do not fit together and for an input of another shape.
-    Kim et al. 2021, equations 5 to 8 and section 4.3. Book: chapter 13.
+    Kim et al. 2021, section 4. Book: chapter 13.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class RelationalSelfAttention(nn.Module):
     def kernels(self, x: Tensor) -> Kernels:
         """The kernels that RSA composes, (B, L, M, T', H', W') each, split into basic and relational, for looking at.
 
-        Equations 5 and 6: k^V = x^Q P^T and k^R = vec(1 (x^Q)^T * X^K) H. Memory grows with M: use small inputs.
+        k^V = x^Q P^T and k^R = vec(1 (x^Q)^T * X^K) H. Memory grows with M: use small inputs.
         """
         query, key, _ = self.project(x)
         return self._compose_kernels(query, key)
@@ -402,7 +402,7 @@ class RelationalSelfAttention(nn.Module):
 
 @torch.no_grad()
 def relational_self_attention_loop(layer: RelationalSelfAttention, x: Tensor) -> Tensor:
-    """RSA as plain loops over positions, queries and neighbours, straight from equations 5 to 8; slow, for checking.
+    """RSA as plain loops over positions, queries and neighbours, straight from the equations; slow, for checking.
 
     (B, C, T, H, W) -> (B, C, T', H', W'), float64 inside. It uses the layer's parameters and none of its methods.
     """
