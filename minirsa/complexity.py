@@ -50,9 +50,9 @@ def measure(model: nn.Module, *inputs: Tensor, device: str | torch.device | None
     The model is run in evaluation mode without gradients, and is given back as it came: train mode of
     every submodule, gradients, buffers on the meta run, and the state of torch's random generators.
 
-    A module whose `forward` is written with operations that no counter sees (products and sums element by element),
-    or in an order of its own, may offer `counted_forward(*inputs)`: the same result in the arrangement that
-    its paper counts. It is run in place of `forward`.
+    A module whose `forward` is written with operations that no counter sees (products and sums element by
+    element), or in an order of its own, may offer `counted_forward(*inputs)`: the same result in the
+    arrangement that its paper counts. It is run in place of `forward`.
 
     Raises TypeError if an input is not a tensor, and RuntimeError, naming the way out, if the model
     cannot run on the meta device.
@@ -123,8 +123,8 @@ def _counted_forwards(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _composite_attention() -> Iterator[None]:
-    """Keep attention out of the fused paths that the counter does not see: attention's own kernel for CPUs, and
-    the evaluation path of torch.nn's transformer layers."""
+    """Keep attention out of the fused paths that the counter does not see: attention's own kernel for CPUs,
+    and the evaluation path of torch.nn's transformer layers."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -61,7 +61,10 @@ class Table:
         return [getattr(row, name) for row in self.rows]
 
     def find(self, **values: Any) -> Any:
-        """The one row with these values. Raises KeyError for an unknown column, LookupError for none or several rows."""
+        """The one row with these values.
+
+        Raises KeyError for an unknown column, LookupError for none or several rows.
+        """
         self._check(values)
         found = [row for row in self.rows if all(getattr(row, name) == value for name, value in values.items())]
         if len(found) != 1:
@@ -180,7 +183,7 @@ DEIT_TRANSFER = Table(
     Source(
         *_DEIT,
         "Table 7",
-        "A distilled DeiT carries an alembic sign in print. DeiT-B at 384 is 83.1 here and 82.9 in the released weights.",
+        "Distilled models carry an alembic sign in print. DeiT-B at 384 is 83.1 here, 82.9 as released.",
     ),
     (
         Transfer("Grafit ResNet-50", 79.6, None, None, 98.2, 92.5, 69.8, 75.9, 1226.1),

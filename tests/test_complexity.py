@@ -70,9 +70,7 @@ def test_counted_forward_stands_in_for_forward_and_is_taken_out_again():
 
 
 def test_measuring_leaves_mode_gradients_buffers_and_random_state_alone():
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(2)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(2))
     images = torch.randn(2, 3, 6, 6)
     model(images).sum().backward()
     model.train()

@@ -54,7 +54,7 @@ def test_a_missing_file_and_a_bare_tensor_say_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         read_tensors(tmp_path / "nowhere.pth")
     torch.save(torch.zeros(2), tmp_path / "tensor.pth")
-    with pytest.raises(ValueError, match="expected a dictionary of tensors in .*tensor.pth, got Tensor"):
+    with pytest.raises(ValueError, match=r"expected a dictionary of tensors in .*tensor.pth, got Tensor"):
         read_tensors(tmp_path / "tensor.pth")
 
 
