@@ -14,6 +14,11 @@ READY := $(VENV)/ready
 MATHJAX := book/.mathjax/tex-svg.js
 SITE := _build/html
 PYTEST_ARGS ?=
+HOUSE := .[book,test]
+LOG := $(VENV)/setup.log
+# pip writes to a log; if it fails, the log's end is what the reader needs.
+install = $(BIN)/python -m pip install -c constraints.txt $(1) >$(LOG) 2>&1 || { \
+  tail -n 25 $(LOG) >&2; echo "error: pip could not install $(1); the whole log is $(LOG)" >&2; exit 1; }
 
 # What pip and Jupyter say on every call and nobody needs.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,14 +39,16 @@ $(READY): constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found; install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "error: $$($(PYTHON) --version) is not supported: use Python 3.11, 3.12 or 3.13, for example make setup PYTHON=python3.12" >&2; exit 1; }
-	@echo "[1/3] making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) || { echo "error: python3 cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@echo "[2/3] installing the pinned packages (about three minutes and 1.5 GB the first time)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools wheel
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
-	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchvision
-	@echo "[3/3] checking the installation"
-	@$(BIN)/python -m pip check >/dev/null || $(BIN)/python -m pip check
+	@echo "[1/4] making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "[2/4] installing torch (the first time this is most of 1.5 GB and three minutes; later, seconds)"
+	@$(call install,pip setuptools wheel)
+	@$(call install,torch)
+	@echo "[3/4] installing the tools of the book and of the tests, and minirsa itself"
+	@$(call install,--no-build-isolation --editable $(HOUSE))
+	@$(call install,--no-deps torchvision)
+	@echo "[4/4] checking the installation"
+	@$(BIN)/python -c 'import torch, jupyter_book, nbval, minirsa' 2>$(LOG) || { tail -n 5 $(LOG) >&2; exit 1; }
 	@touch $@
 
 $(MATHJAX): $(READY) book/tools/mathjax.py
@@ -64,7 +71,7 @@ browser: $(READY) $(MATHJAX)  ## run only the tests of the built site in chromiu
 	@$(BIN)/python -m pytest tests/browser
 
 lab: $(READY)  ## open the chapters in JupyterLab
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab]'
+	@$(call install,--no-build-isolation --editable .[lab])
 	@cd book && ../$(BIN)/jupyter lab
 
 lint: $(READY)  ## ruff over the package, the tests and the notebooks

@@ -46,8 +46,10 @@ def main() -> int:
     # Sphinx imports the book's own extension from here.
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "book" / "tools")}
     print("building the site", flush=True)
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    # Warnings go to stderr, where they are seen; of stdout only an error's account is worth reading.
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0 or not START_PAGE.exists():
+        print(done.stdout[-5000:], file=sys.stderr)
         print("error: the site was not built; the reasons stand above", file=sys.stderr)
         return 1
     print(f"The book is built. Open {START_PAGE}")
