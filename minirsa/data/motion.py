@@ -150,12 +150,17 @@ class MotionSet:
         return self._position(index) % len(LABELS)
 
     def batch(
-        self, indices: Sequence[int] | torch.Tensor, *, labels: Sequence[int] | torch.Tensor | None = None
+        self,
+        indices: Sequence[int] | torch.Tensor,
+        *,
+        labels: Sequence[int] | torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clips and labels of some items: ``(B,) -> float32 (B, 3, T, H, W) in [0, 1], int64 (B,)``.
 
         ``labels`` draws the items with other labels than their own. With the other label of its pair an item
-        is its own clip played backwards: the identity that makes frames without order useless.
+        is its own clip played backwards: the identity that makes frames without order useless. ``dtype`` is the
+        precision of the rendering: float64 where files are to come out the same on every machine.
         """
         positions = [self._position(int(i)) for i in indices]
         if labels is None:
@@ -166,9 +171,9 @@ class MotionSet:
         ):
             raise ValueError(f"expected {len(positions)} labels from 0 to 11, got {labels.tolist()}")
         uniforms, noise = self._draw(positions)
-        scene = _scene(uniforms, labels // 2, self.config)
+        scene = _scene(uniforms.to(dtype), labels // 2, self.config)
         scene = {name: value.to(self.device) for name, value in scene.items()}
-        clips = _render(scene, noise.to(self.device), self.config)  # (B, 3, T, H, W)
+        clips = _render(scene, noise.to(self.device, dtype), self.config)  # (B, 3, T, H, W)
         labels = labels.to(self.device)
         odd = (labels % 2 == 1).view(-1, 1, 1, 1, 1)
         return torch.where(odd, reverse(clips), clips), labels
@@ -299,7 +304,7 @@ def _scene(uniforms: torch.Tensor, pair: torch.Tensor, config: MotionConfig) -> 
 def _bright(own: _Uniforms, hue: torch.Tensor) -> torch.Tensor:
     """A bright colour near a hue in turns: (B, 3)."""
     hue, strength, value = hue + own.take(-0.1, 0.1), own.take(0.3, 0.8), own.take(0.85, 1.0)
-    wheel = 0.5 + 0.5 * torch.cos(2 * math.pi * (hue[:, None] - torch.tensor([0.0, 1 / 3, 2 / 3])))
+    wheel = 0.5 + 0.5 * torch.cos(2 * math.pi * (hue[:, None] - hue.new_tensor([0.0, 1 / 3, 2 / 3])))
     return value[:, None] * (1 - strength[:, None] * (1 - wheel))
 
 
@@ -413,7 +418,7 @@ def _distractor(own: _Uniforms, aspect: float, speed: float) -> dict[str, torch.
 
 def _shape(own: _Uniforms, turning: torch.Tensor) -> dict[str, torch.Tensor]:
     """Outline: a lobed blob or a polygon of 3 to 5 sides, stretched; more where it must be seen to turn."""
-    blob = (own.take() < 0.5).float()
+    blob = (own.take() < 0.5).to(own.table.dtype)
     lobes = 2.0 + (own.take() * 3).floor()
     depth = own.take(0.0, 0.22)
     phase = own.take(0.0, 2 * math.pi)
@@ -449,12 +454,12 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
     """Paint scenes of the even classes: (B, 3, T, H, W) in [0, 1]."""
     B, S = scene["shown"].shape
     T, H, W = config.frames, config.height, config.width
-    device = scene["shown"].device
+    like = {"device": scene["shown"].device, "dtype": scene["shown"].dtype}
     pixel = 2.0 / H
-    ys = (torch.arange(H, device=device) + 0.5) * pixel - 1.0
-    xs = (torch.arange(W, device=device) + 0.5) * pixel - W / H
+    ys = (torch.arange(H, **like) + 0.5) * pixel - 1.0
+    xs = (torch.arange(W, **like) + 0.5) * pixel - W / H
     grid = torch.stack([g.flatten() for g in torch.meshgrid(ys, xs, indexing="ij")])  # (2, H*W): y, x
-    time = (torch.arange(T, device=device) + 0.5) / T
+    time = (torch.arange(T, **like) + 0.5) / T
 
     ground = {name: scene[f"ground_{name}"] for name in ("frequency", "phase", "amplitude", "colour")}
     still = _waves(grid[None, :, None].expand(B, -1, -1, -1), ground, pixel)
