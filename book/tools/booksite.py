@@ -1,16 +1,24 @@
-"""Sphinx extension of this book: equations without a network.
+"""Sphinx extension of this book: equations without a network, and docstrings as they are written.
 
-If tools/mathjax.py could fetch MathJax, pages load it from the site itself; otherwise Sphinx's default, the CDN.
+- If tools/mathjax.py could fetch MathJax, pages load it from the site itself; otherwise from Sphinx's default, the CDN.
+- Docstrings in minirsa are plain text that is read in an editor: `name` between single backticks is code, an indented
+  block is a diagram or an equation in fixed type. Sphinx would take them for reStructuredText, so they are rewritten.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
 MATHJAX = Path(__file__).resolve().parents[1] / ".mathjax" / "tex-svg.js"
+
+# A code span between backticks (one or two), or anything that reStructuredText would read as markup.
+SPAN_OR_MARKUP = re.compile(r"(?P<ticks>``?)(?P<code>[^`]+)(?P=ticks)|(?P<markup>[*|\\]|_(?!\w))")
+LIST_ITEM = re.compile(r"(- |\d+[.)] )")
 
 
 def serve_mathjax(app: Sphinx, config: Config) -> None:
@@ -20,7 +28,60 @@ def serve_mathjax(app: Sphinx, config: Config) -> None:
         config.mathjax_path = MATHJAX.name
 
 
+def plain_line(line: str) -> str:
+    """A line of plain text as reStructuredText: code spans as literals, everything else without meaning."""
+
+    def replace(match: re.Match[str]) -> str:
+        return f"``{match['code'].strip()}``" if match["code"] else "\\" + match["markup"]
+
+    return SPAN_OR_MARKUP.sub(replace, line)
+
+
+def plain_paragraphs(text: list[str]) -> list[str]:
+    """A plain-text docstring as reStructuredText.
+
+    A blank line ends a paragraph; a paragraph whose first line is indented is set in fixed type; in one that opens with
+    `- ` or `1. ` every such line is an item.
+    """
+    blocks: list[list[str]] = [[]]
+    for line in text:
+        if not line.strip() and blocks[-1]:
+            blocks.append([])
+        elif line.strip():
+            # A diagram may follow its sentence without a blank line, and a sentence its diagram.
+            starts = blocks[-1][:1]
+            indented, was_indented = line.startswith("  "), bool(starts) and starts[0].startswith("  ")
+            in_list = bool(starts) and LIST_ITEM.match(starts[0]) is not None
+            if starts and indented != was_indented and not in_list:
+                blocks.append([])
+            blocks[-1].append(line.rstrip())
+    lines: list[str] = []
+    for block in filter(None, blocks):
+        if block[0].startswith("  "):
+            lines += [".. code-block:: text", "", *(f"   {line}" for line in block), ""]
+        elif LIST_ITEM.match(block[0]):
+            for line in block:
+                is_item = LIST_ITEM.match(line)
+                if is_item and lines and lines[-1]:
+                    lines.append("")
+                lines.append(plain_line(line) if is_item else f"  {plain_line(line.strip())}")
+            lines.append("")
+        else:
+            lines += [
+                *(plain_line(line).replace("::", ":") if line is block[-1] else plain_line(line) for line in block),
+                "",
+            ]
+    return lines
+
+
+def rewrite_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Rewrite minirsa's docstrings; those that come from elsewhere stay."""
+    if name.startswith("minirsa"):
+        lines[:] = plain_paragraphs(lines)
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
     """Register with Sphinx."""
     app.connect("config-inited", serve_mathjax)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("autodoc-process-docstring", rewrite_docstring)
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
