@@ -1,7 +1,7 @@
 """TSN-ResNet: a residual network that reads every frame with the same weights, and averages its opinions.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016, with frames as in Wang et al., "Temporal
-Segment Networks", 2016. It is the backbone of relational self-attention (Kim et al. 2021, section 5.1):
+Segment Networks", 2016. It is the backbone of relational self-attention (Kim et al. 2021):
 every convolution is the image network's, inflated to 1 x k x k, and the middle one of a bottleneck
 may be replaced by another feature transform, which is where frames come to know of each other.
 

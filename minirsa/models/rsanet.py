@@ -1,7 +1,7 @@
 """RSANet: a residual network over frames in which a few 3x3 convolutions give way to relational self-attention.
 
 Kim, Kwon, Wang, Kwak, Cho, "Relational Self-Attention: What's Missing in Attention for Video Understanding", NeurIPS
-2021 (arXiv 2111.01673), section 5.1. The net is `minirsa.models.resnet.TSNResNet`; what changes is the transform in
+2021 (arXiv 2111.01673). The net is `minirsa.models.resnet.TSNResNet`; what changes is the transform in
 the middle of the chosen bottlenecks:
 
     x (B, 4w, T, H, W) -- 1x1 reduce --> (B, w, T, H, W) -- RSA --> (B, w, T, H, W) -- 1x1 expand --> (B, 4w, T, H, W)

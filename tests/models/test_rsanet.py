@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from minirsa import published
@@ -192,7 +193,7 @@ def test_small_frame_wise_net_cannot_tell_a_clip_from_its_reversal():
 
 
 def test_attention_without_positions_cannot_tell_a_clip_from_its_reversal():
-    """The weight of a neighbour knows its content and not its place (Kim et al. 2021, section 3.2)."""
+    """The weight of a neighbour knows its content and not its place, so the order of the frames is lost on it."""
     model = awake("attention")
     for layer in model.replaced().values():
         nn.init.zeros_(layer.P)
@@ -357,14 +358,43 @@ def test_release_checkpoint_loads_every_tensor(release_state, tmp_path):
     assert model(torch.randn(1, 3, 2, 32, 32)).isfinite().all()
 
 
-def test_release_layer_gives_the_outputs_of_the_layer_loaded_alone(release_state):
+def release_logits(state, video):
+    """The release's net written out from its tensors, in evaluation mode: (B, 3, T, H, W) -> (B, classes)."""
+    state = {name.removeprefix("module.base_model."): tensor for name, tensor in state.items()}
+
+    def norm(x, name):
+        statistics = (state[f"{name}.{tensor}"] for tensor in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, *statistics, eps=1e-5)
+
+    def transform(x, name, stride):
+        if f"{name}.weight" in state:
+            return F.conv3d(x, state[f"{name}.weight"], stride=(1, stride, stride), padding=(0, 1, 1))
+        own = {key.removeprefix(f"{name}."): t for key, t in state.items() if key.startswith(f"{name}.")}
+        return RelationalSelfAttention(x.shape[1], kernel_size=(3, 5, 5)).load_release(own)(x)
+
+    x = F.conv3d(video, state["conv1.weight"], stride=(1, 2, 2), padding=(0, 3, 3))
+    x = F.max_pool3d(norm(x, "bn1").relu(), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    for stage, depth in enumerate((3, 4, 6, 3), start=1):
+        for block in range(depth):
+            name, stride = f"layer{stage}.{block}", 2 if block == 0 and stage > 1 else 1
+            out = norm(F.conv3d(x, state[f"{name}.conv1.weight"]), f"{name}.bn1").relu()
+            out = norm(transform(out, f"{name}.conv2", stride), f"{name}.bn2").relu()
+            out = norm(F.conv3d(out, state[f"{name}.conv3.weight"]), f"{name}.bn3")
+            if block == 0:
+                x = F.conv3d(x, state[f"{name}.downsample.0.weight"], stride=(1, stride, stride))
+                x = norm(x, f"{name}.downsample.1")
+            x = (x + out).relu()
+    frames = F.adaptive_avg_pool3d(x, (video.shape[2], 1, 1)).flatten(2)  # (B, 2048, T)
+    return F.conv1d(frames, state["module.new_fc.weight"], state["module.new_fc.bias"]).mean(2)
+
+
+def test_release_checkpoint_gives_the_logits_of_the_releases_arrangement(release_state):
     model = load_release(release_model(), release_state).eval()
-    prefix = "module.base_model.layer2.1.conv2."
-    alone = RelationalSelfAttention(128, kernel_size=(3, 5, 5))
-    alone.load_release({name.removeprefix(prefix): t for name, t in release_state.items() if name.startswith(prefix)})
-    x = torch.randn(1, 128, 2, 6, 6)
+    video = torch.randn(2, 3, 2, 48, 32, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
-        assert torch.equal(model.relational_layers()[1, 1](x), alone(x))
+        expected = release_logits(release_state, video)
+        torch.testing.assert_close(model(video), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+        assert expected.std() > 0.01  # and not all the same
 
 
 def test_release_run_without_dropout_keeps_its_classifier_in_the_backbone(release_state):
