@@ -44,7 +44,7 @@ def train(transform: str, recipe: Recipe = RECIPE, config: MotionConfig = CONFIG
     return model, fit(model, motion_batches(recipe, config), recipe, on_step=report)
 
 
-def test(model: torch.nn.Module, config: MotionConfig = CONFIG) -> dict[str, float]:
+def measure_accuracy(model: torch.nn.Module, config: MotionConfig = CONFIG) -> dict[str, float]:
     """Top-1 accuracy on unseen clips, and on the same clips backwards under the other label of their pair."""
     clips = MotionSet(TEST_CLIPS, config, seed=TEST_SEED)
     right = backwards = 0
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     model, _ = train(options.transform)
-    scores = test(model)
+    scores = measure_accuracy(model)
     print(scores)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     provenance = {
