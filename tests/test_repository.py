@@ -293,6 +293,11 @@ class TestFiles:
         assert sorted(listed) == sorted(str(path.relative_to(book).with_suffix("")) for path in pages)
         assert min(path.stat().st_size for path in pages) > 300
 
+    def test_every_module_is_documented_on_the_package_page(self):
+        files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "minirsa").rglob("[a-z]*.py"))
+        documented = re.findall(r"automodule:: (\S+)", (ROOT / "book" / "back" / "api.md").read_text())
+        assert sorted(documented) == sorted(".".join(file.parts) for file in files)
+
     def test_bibliography_has_the_nineteen_works_of_the_review(self):
         text = (ROOT / "book" / "references.bib").read_text()
         numbers = [int(number) for number in re.findall(r"\[(\d+)\] in the review", text)]

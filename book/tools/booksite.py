@@ -56,8 +56,12 @@ def plain_paragraphs(text: list[str]) -> list[str]:
                 blocks.append([])
             blocks[-1].append(line.rstrip())
     lines: list[str] = []
+    previous = [""]
     for block in filter(None, blocks):
-        if block[0].startswith("  "):
+        if previous == ["Args:"]:
+            del lines[-2:]  # the word itself
+            lines += argument_list(block)
+        elif block[0].startswith("  "):
             lines += [".. code-block:: text", "", *(f"   {line}" for line in block), ""]
         elif LIST_ITEM.match(block[0]):
             for line in block:
@@ -67,11 +71,27 @@ def plain_paragraphs(text: list[str]) -> list[str]:
                 lines.append(plain_line(line) if is_item else f"  {plain_line(line.strip())}")
             lines.append("")
         else:
-            lines += [
-                *(plain_line(line).replace("::", ":") if line is block[-1] else plain_line(line) for line in block),
-                "",
-            ]
+            lines += [*map(plain_line, block[:-1]), plain_line(block[-1]).replace("::", ":"), ""]
+        previous = block
     return lines
+
+
+def argument_list(block: list[str]) -> list[str]:
+    """The indented `name: meaning` lines under `Args:` as a list; deeper lines go on with the one above."""
+    margin = min(len(line) - len(line.lstrip()) for line in block)
+    lines: list[str] = []
+    for line in block:
+        name, colon, meaning = line.strip().partition(":")
+        if line[margin] != " " and colon:
+            lines += ["", f"- ``{name}``: {plain_line(meaning.strip())}"]
+        else:
+            lines.append(f"  {plain_line(line.strip())}")
+    return [*lines, ""]
+
+
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the entries that Python itself documents as "Alias for field number 0"."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -84,4 +104,5 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     """Register with Sphinx."""
     app.connect("config-inited", serve_mathjax)
     app.connect("autodoc-process-docstring", rewrite_docstring)
-    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("autodoc-skip-member", skip_fields)
+    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}
