@@ -1,5 +1,8 @@
 """Clip strips, kernel maps, attention maps and the style: what is drawn, and which mistakes are refused."""
 
+import subprocess
+import sys
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -158,3 +161,9 @@ def test_attention_map_lays_the_weights_over_the_whole_frame():
 def test_attention_map_refuses(weights):
     with pytest.raises(ValueError, match="weights: expected"):
         viz.attention_map(clip()[0], weights)
+
+
+def test_viz_needs_neither_torch_nor_widgets_to_draw():
+    code = "import sys, minirsa.viz; print(sorted({'torch', 'ipywidgets', 'IPython'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
