@@ -49,27 +49,25 @@ class Panel:
 
 
 class _Sheet:
-    """A figure addressed in inches from its top left corner."""
+    """One axes over a whole figure, addressed in inches from the top left corner: making axes is what takes time."""
 
     def __init__(self, width: float, height: float, dpi: int) -> None:
-        self.size = (width, height)
-        self.figure = Figure(figsize=self.size, dpi=dpi, facecolor=PALETTE["paper"])
+        self.figure = Figure(figsize=(width, height), dpi=dpi, facecolor=PALETTE["paper"])
         FigureCanvasAgg(self.figure)
+        self.ax = self.figure.add_axes((0, 0, 1, 1), autoscale_on=False)
+        self.ax.set_axis_off()
+        self.ax.set(xlim=(0, width), ylim=(height, 0))
 
-    def place(self, left: float, top: float, width: float, height: float, picture: np.ndarray, **options) -> Axes:
-        w, h = self.size
-        ax = self.figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
-        ax.set_axis_off()
-        ax.imshow(picture, aspect="auto", **options)
-        return ax
+    def place(self, left: float, top: float, width: float, height: float, picture: np.ndarray, **options) -> None:
+        self.ax.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", **options)
 
     def write(self, left: float, top: float, words: str, **options) -> None:
-        options = {"fontsize": 9, "va": "top", "color": PALETTE["ink"], **options}
-        self.figure.text(left / self.size[0], 1 - top / self.size[1], words, **options)
+        self.ax.text(left, top, words, **{"fontsize": 9, "va": "top", "color": PALETTE["ink"], **options})
 
     def png(self) -> bytes:
         content = io.BytesIO()
-        self.figure.savefig(content, format="png", dpi=self.figure.dpi, facecolor=PALETTE["paper"])
+        quick = {"compress_level": 1}
+        self.figure.savefig(content, format="png", dpi=self.figure.dpi, facecolor=PALETTE["paper"], pil_kwargs=quick)
         return content.getvalue()
 
 
@@ -101,7 +99,8 @@ def panels_png(
         sheet.write(left, MARGIN, panel.title, fontweight="bold", fontsize=10)
         drawn = None if over is None else panel.kernels[over]
         picture = _overlay(panel.clip[panel.t], drawn, place, grid, kernel[1:])
-        _mark(sheet.place(left, top, PANEL, picture_height, picture), place, grid, kernel[1:], picture.shape[:2])
+        sheet.place(left, top, PANEL, picture_height, picture)
+        _mark(sheet.ax, (left, top), (PANEL / grid[1], picture_height / grid[0]), place, grid, kernel[1:])
         if beside:
             left += PANEL + BETWEEN
         else:
@@ -166,18 +165,24 @@ def _overlay(
 
 
 def _mark(
-    ax: Axes, place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int], pixels: tuple[int, int]
+    ax: Axes,
+    origin: tuple[float, float],
+    cell: tuple[float, float],
+    place: tuple[int, int],
+    grid: tuple[int, int],
+    size: tuple[int, int],
 ) -> None:
-    """Outline the neighbourhood, cut off at the frame's edge, and ring the query's cell."""
-    height, width = pixels[0] / grid[0], pixels[1] / grid[1]
-    top, left = (max(0, (p - n // 2)) for p, n in zip(place, size))
+    """Outline the neighbourhood, cut off at the frame's edge, and ring the query's cell.
+
+    `origin` (x, y) and `cell` (width, height) in inches; `place`, `grid`, `size` (rows, columns) in cells.
+    """
+    top, left = (max(0, p - n // 2) for p, n in zip(place, size))
     bottom, right = (min(g, p - n // 2 + n) for p, n, g in zip(place, size, grid))
-    corner = (left * width - 0.5, top * height - 0.5)
-    middle = ((place[1] + 0.5) * width - 0.5, (place[0] + 0.5) * height - 0.5)
+    corner = (origin[0] + left * cell[0], origin[1] + top * cell[1])
+    middle = (origin[0] + (place[1] + 0.5) * cell[0], origin[1] + (place[0] + 0.5) * cell[1])
     for color, line in ((PALETTE["ink"], 3.5), (PALETTE["highlight"], 1.8)):
-        ax.add_patch(
-            Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, color=color, lw=line)
-        )
+        area = ((right - left) * cell[0], (bottom - top) * cell[1])
+        ax.add_patch(Rectangle(corner, *area, fill=False, color=color, lw=line))
         ax.plot(*middle, "o", markersize=8, markerfacecolor="none", markeredgecolor=color, markeredgewidth=line)
 
 
