@@ -40,7 +40,7 @@ def sample_frames(label: int) -> np.ndarray:
 
 
 def write_samples(folder: str | Path) -> list[Path]:
-    """Write all samples and labels.csv into ``folder``, made if missing; returns the clips' paths in that file's order."""
+    """Write all samples and labels.csv into ``folder``, made if missing; returns the clips' paths, in its order."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths, rows = [], []
