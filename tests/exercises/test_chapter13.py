@@ -1,0 +1,95 @@
+"""The checkers of chapter 13 accept right answers and refuse known wrong ones."""
+
+import pytest
+import torch
+
+from minirsa.exercises import chapter13
+from minirsa.layers.relational import neighbourhood
+
+
+def grouped_relational_kernel(query, keys, H):
+    products = (query * keys).unflatten(1, (H.shape[1], -1)).sum(-1)
+    return products.flatten() @ H.flatten(0, 1)
+
+
+def interleaved_groups(query, keys, H):
+    products = (query * keys).unflatten(1, (-1, H.shape[1])).sum(1)
+    return products.flatten() @ H.flatten(0, 1)
+
+
+def own_key_only(query, keys, H):
+    """Attention's mistake: each weight from its own neighbour."""
+    products = (query * keys).unflatten(1, (H.shape[1], -1)).sum(-1)
+    return torch.einsum("mg,mgm->m", products, H)
+
+
+def mean_of_groups(query, keys, H):
+    products = (query * keys).unflatten(1, (H.shape[1], -1)).mean(-1)
+    return products.flatten() @ H.flatten(0, 1)
+
+
+def test_grouped_relational_kernel_is_accepted():
+    assert "Hadamard" in chapter13.check_grouped_relational_kernel(grouped_relational_kernel)
+
+
+@pytest.mark.parametrize("wrong", [
+    interleaved_groups, own_key_only, mean_of_groups,
+    lambda query, keys, H: (keys @ query).softmax(0),
+    lambda query, keys, H: grouped_relational_kernel(query, keys, H.transpose(0, 2)),
+    lambda query, keys, H: grouped_relational_kernel(query, keys, H)[None],
+])  # fmt: skip
+def test_wrong_grouped_relational_kernels_are_refused(wrong):
+    with pytest.raises(AssertionError, match="for M = "):
+        chapter13.check_grouped_relational_kernel(wrong)
+
+
+def output_from_latent(latent, X_V, H2, G, identity):
+    return (latent @ (H2.T @ X_V)) @ (identity + X_V.T @ G)
+
+
+def test_output_from_latent_is_accepted_in_both_orders():
+    assert "stored" in chapter13.check_output_from_latent(output_from_latent)
+    chapter13.check_output_from_latent(lambda a, X, H2, G, I: a @ ((H2.T @ X) @ (I + X.T @ G)))
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [
+    (lambda a, X, H2, G, I: (a @ (H2.T @ X)) @ (torch.eye(len(I), dtype=X.dtype) + X.T @ G), "error"),
+    (lambda a, X, H2, G, I: (a @ (H2.T @ X)) @ (X.T @ G) + a @ (H2.T @ X), "error"),
+    (lambda a, X, H2, G, I: (a @ (H2.T @ X)) @ (I + G.T @ X), "error"),
+    (lambda a, X, H2, G, I: (a @ (H2.T @ X)) @ (I @ (X.T @ G)), "error"),
+    (lambda a, X, H2, G, I: (a @ H2.T) @ (X @ I + X @ (X.T @ G)), "intermediate"),
+    (lambda a, X, H2, G, I: (a @ H2.T) @ X @ I + ((a @ H2.T) @ (X @ X.T)) @ G, "intermediate"),
+])  # fmt: skip
+def test_wrong_outputs_are_refused(wrong, reason):
+    with pytest.raises(AssertionError, match=reason):
+        chapter13.check_output_from_latent(wrong)
+
+
+def swap_relational(layer, features, other_features):
+    kernel = layer.kernels(features).basic + layer.kernels(other_features).relational
+    value = neighbourhood(layer.project(features)[2], layer.kernel_size)
+    gathered = torch.einsum("blmthw,bmcthw->blcthw", kernel, value)
+    correlation = torch.einsum("bmcthw,em->bcethw", value, layer.G.flatten(1))
+    out = torch.einsum("blcthw,ce->blethw", gathered, layer.I)
+    out = out + torch.einsum("blcthw,bcethw->blethw", gathered, correlation)
+    return out.transpose(1, 2).flatten(1, 2)
+
+
+def query_first(layer, features, other):
+    out = swap_relational(layer, features, other)
+    return out.unflatten(1, (layer.width, layer.queries)).transpose(1, 2).flatten(1, 2)
+
+
+def test_swap_relational_is_accepted():
+    assert "exchanged" in chapter13.check_swap_relational(swap_relational)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda layer, features, other: layer(features),
+    lambda layer, features, other: layer(other),
+    lambda layer, features, other: swap_relational(layer, other, features),
+    query_first,
+])  # fmt: skip
+def test_wrong_swaps_are_refused(wrong):
+    with pytest.raises(AssertionError, match="with"):
+        chapter13.check_swap_relational(wrong)
