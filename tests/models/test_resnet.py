@@ -174,8 +174,9 @@ def test_every_bottleneck_starts_as_its_shortcut_and_convolutions_by_he():
     nn.init.zeros_(block.expand_norm.weight)
     x = torch.randn(2, 32, 3, 4, 4)
     torch.testing.assert_close(block(x), x.relu())
-    weight = model.stages[2][3].transform.weight  # fan out 256 * 9
-    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+    block = model.stages[2][0]  # fan out: channels out times the size of the kernel
+    for convolution, fan_out in [(block.transform, 256 * 9), (block.expand, 1024), (block.shortcut[0], 1024)]:
+        assert convolution.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.01)
     assert model.stem.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.03)
 
 
