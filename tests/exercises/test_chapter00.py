@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minirsa.exercises.start import check_pairwise_sum
+from minirsa.exercises.chapter00 import check_pairwise_sum
 
 
 def pairwise(values):
