@@ -17,7 +17,10 @@ from minirsa.models.resnet import (
     tsn_resnet50,
 )
 
-torchvision = pytest.importorskip("torchvision")
+
+@pytest.fixture(scope="module")
+def torchvision():
+    return pytest.importorskip("torchvision", reason="the parity peer is an extra: pip install minirsa[parity]")
 
 
 def small(**options):
@@ -39,7 +42,7 @@ def randomise(module, seed):
 
 
 @pytest.fixture(scope="module")
-def image_net():
+def image_net(torchvision):
     return randomise(torchvision.models.resnet50(weights=None).eval(), seed=0)
 
 
@@ -62,7 +65,7 @@ def test_tsn_resnet50_has_the_published_backbones_cost():
     assert counted == Complexity(params=23_864_558, macs=32_699_940_864)
 
 
-def test_one_frame_and_1000_classes_cost_what_torchvision_prints():
+def test_one_frame_and_1000_classes_cost_what_torchvision_prints(torchvision):
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
     counted = measure(tsn_resnet50(1000, 1), torch.empty(1, 3, 1, 224, 224, device="meta"))
     assert counted.params == weights.meta["num_params"]
