@@ -70,19 +70,20 @@ def test_counted_forward_stands_in_for_forward_and_is_taken_out_again():
 
 
 def test_measuring_leaves_mode_gradients_buffers_and_random_state_alone():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(2))
+    norms = nn.BatchNorm2d(3), nn.BatchNorm2d(4)
+    model = nn.Sequential(norms[0], nn.Conv2d(3, 4, 3), norms[1], nn.Dropout(), nn.Flatten(), nn.Linear(64, 2))
     images = torch.randn(2, 3, 6, 6)
     model(images).sum().backward()
     model.train()
-    model[1].eval()
+    norms[1].eval()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    gradient = model[0].weight.grad.clone()
+    gradient = model[1].weight.grad.clone()
     for device in ("meta", None):
         before = torch.get_rng_state()
         measure(model, images, device=device)
         assert torch.equal(before, torch.get_rng_state())
-    assert [module.training for module in model] == [True, False, True, True, True]
-    assert torch.equal(gradient, model[0].weight.grad)
+    assert [module.training for module in model] == [True, True, False, True, True, True]
+    assert torch.equal(gradient, model[1].weight.grad)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert images.device.type == "cpu"
     assert model(images).requires_grad

@@ -63,6 +63,8 @@ def test_rename_maps_drops_and_names_what_does_not_fit():
     assert list(rename(theirs, {"first": "a", "second": "b"}, dropped=["head"])) == ["first", "second"]
     with pytest.raises(ValueError, match=r"1 missing \[c\], 2 unknown \[b, head\]"):
         rename(theirs, {"first": "a", "third": "c"})
+    with pytest.raises(ValueError, match=r"0 missing \[\], 1 unknown \[head\]"):
+        rename(theirs, {"first": "a", "second": "b"})
 
 
 def test_load_exactly_refuses_gaps_and_leaves_the_model_as_it_was():
