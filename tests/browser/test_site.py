@@ -1,7 +1,13 @@
 """The built site as a reader sees it: offline, on a wide screen and on a telephone, light and dark."""
 
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -164,6 +170,45 @@ def test_search_finds_a_word_of_the_glossary(visit):
     page = visit("search.html?q=neighbourhood").page
     page.wait_for_selector("#search-results li a")
     assert page.locator("#search-results li a").count() >= 1
+
+
+needs_make = pytest.mark.skipif(not (ROOT / ".venv" / "ready").exists(), reason="not set up by make")
+
+
+@needs_make
+def test_make_book_ends_with_the_path_of_the_start_page(site):
+    done = subprocess.run(["make", "book"], cwd=ROOT, capture_output=True, text=True, check=True)
+    last = done.stdout.strip().splitlines()[-1]
+    assert Path(last.split()[-1]) == ROOT / "_build" / "html" / "index.html"
+    assert "pip" not in done.stdout
+
+
+@needs_make
+def test_make_serve_serves_the_start_page_on_localhost(site):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        ["make", "serve", f"PORT={port}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        page = None
+        while page is None and time.monotonic() < deadline and server.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                    page = answer.read().decode()
+            except OSError:
+                time.sleep(0.3)
+        assert page is not None
+        assert "From Attention to Relational Self-Attention" in page
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
 
 
 class TestExplorer:
