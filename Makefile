@@ -14,6 +14,7 @@ READY := $(VENV)/ready
 MATHJAX := book/.mathjax/tex-svg.js
 SITE := _build/html
 PYTEST_ARGS ?=
+BENCH ?= rsa_layer
 HOUSE := .[book,test]
 LOG := $(VENV)/setup.log
 # pip writes to a log; if it fails, the log's end is what the reader needs.
@@ -93,8 +94,8 @@ address: $(READY)  ## write the address of _config.yml into every text that is m
 samples: $(READY)  ## make the clips of data_samples again
 	@$(BIN)/python -m minirsa.data.samples data_samples
 
-bench: $(READY)  ## run every benchmark (minutes, on a quiet machine)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(READY)  ## time the RSA layer (minutes, on a quiet machine); BENCH=kernel_context for the ablation
+	@$(BIN)/python -m benchmarks.$(BENCH)
 
 clean:  ## remove what was built (not .venv)
 	rm -rf _build build dist .pytest_cache .ruff_cache

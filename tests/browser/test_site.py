@@ -222,7 +222,7 @@ class TestExplorer:
         page = seen.page
         explorer = page.locator(EXPLORER).first
         explorer.scroll_into_view_if_needed()
-        target = explorer.locator("canvas, svg, img").first
+        target = explorer.locator("canvas.mx-frame").first
         box = target.bounding_box()
         state = explorer.get_attribute("data-state")
         assert state
@@ -248,7 +248,7 @@ class TestExplorer:
         page = visit(self.PAGE).page
         explorer = page.locator(EXPLORER).first
         explorer.scroll_into_view_if_needed()
-        box = explorer.locator("canvas, svg, img").first.bounding_box()
+        box = explorer.locator("canvas.mx-frame").first.bounding_box()
         before = explorer.screenshot()
         page.mouse.click(box["x"] + 0.15 * box["width"], box["y"] + 0.85 * box["height"])
         assert explorer.screenshot() != before
@@ -266,6 +266,7 @@ class TestLandingFigure:
         assert figure.screenshot() != first
         figure.locator("button").first.click()
         page.wait_for_timeout(200)
+        assert figure.get_attribute("data-state").startswith("paused")
         stopped = figure.screenshot()
         page.wait_for_timeout(1000)
         assert figure.screenshot() == stopped
