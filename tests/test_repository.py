@@ -295,6 +295,19 @@ class TestFiles:
         assert sorted(listed) == sorted(str(path.relative_to(book).with_suffix("")) for path in pages)
         assert min(path.stat().st_size for path in pages) > 150
 
+    def test_start_page_links_every_chapter_and_lists_every_planned_one(self):
+        text = (ROOT / "book" / "index.md").read_text()
+        linked = set(re.findall(r"\]\((\w+\.ipynb)\)", text))
+        assert linked == {path.name for path in (ROOT / "book").glob("*.ipynb")}
+        the_map = text[text.index("## The map") : text.index("**Back matter**")]
+        numbers = [int(number) for number in re.findall(r"(?:>|· |\[)(\d+) ", the_map)]
+        assert numbers == list(range(1, 19))
+        planned = [
+            int(number) for span in re.findall(r'"planned">(.*?)<', the_map) for number in re.findall(r"\d+", span)
+        ]
+        existing = [int(name.split("_")[0]) for name in linked if not name.startswith("00")]
+        assert sorted(planned + existing) == numbers
+
     def test_every_module_is_documented_on_the_package_page(self):
         files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "minirsa").rglob("[a-z]*.py"))
         documented = re.findall(r"automodule:: (\S+)", (ROOT / "book" / "back" / "api.md").read_text())

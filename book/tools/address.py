@@ -195,11 +195,14 @@ def fill_markers(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: match.group(1) + content + match.group(2), text)
 
 
+NO_ADDRESS = "(This copy of the book has no public address yet, so its Colab links lead nowhere so far.)"
+
+
 def readme_badges() -> str:
     """README's line of Colab links, one a chapter that exists."""
     notebooks = sorted(path.name for path in BOOK.glob("*.ipynb"))
     links = [f"[{name.removesuffix('.ipynb')}]({colab_link(name)})" for name in notebooks]
-    warning = "" if is_set() else "The book has no public address yet, so these links lead nowhere so far.\n"
+    warning = "" if is_set() else f"{NO_ADDRESS}\n"
     return f"{warning}Open a chapter in Colab: {' · '.join(links)}"
 
 
@@ -219,6 +222,8 @@ def wanted() -> dict[Path, str]:
     if readme.exists():
         text = fill_markers(readme.read_text(encoding="utf-8"), "clone", readme_clone())
         texts[readme] = fill_markers(text, "colab", readme_badges())
+    index = BOOK / "index.md"
+    texts[index] = fill_markers(index.read_text(encoding="utf-8"), "colab", "" if is_set() else NO_ADDRESS)
     citation = ROOT / "CITATION.cff"
     if citation.exists():
         text = re.sub(r"(?m)^repository-code: .*$", f'repository-code: "{url()}"', citation.read_text(encoding="utf-8"))
