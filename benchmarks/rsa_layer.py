@@ -44,9 +44,9 @@ def release_arrangement(layer: RelationalSelfAttention, x: Tensor) -> Tensor:
     maps = F.conv3d(key, layer.H1.reshape(c * D, 1, *layer.kernel_size), padding=padding, groups=c)
     maps = maps.reshape(B, c, D, T, H, W).permute(0, 3, 4, 5, 1, 2).reshape(-1, c, D) + layer.P1
     latent = torch.einsum("nlc,ncd->nld", query, maps)
-    context = F.conv3d(value, layer.H2[:, None], padding=padding)
+    context = F.conv3d(value, layer.H2, padding=padding)
     context = context.reshape(B, c, D, T, H, W).permute(0, 3, 4, 5, 1, 2).reshape(-1, c, D)
-    relation = F.conv3d(value, layer.G[:, None], padding=padding)
+    relation = F.conv3d(value, layer.G, padding=padding)
     relation = relation.reshape(B, c, c, T, H, W).permute(0, 3, 4, 5, 1, 2).reshape(-1, c, c) + layer.I
     transform = torch.einsum("nce,ncd->ned", relation, context)
     out = torch.einsum("nld,ned->nel", latent, transform)  # value-major

@@ -111,14 +111,14 @@ def _stack_frames(x: Tensor, frames: int, stride: int) -> Tensor:
 
 
 def convolve_values(value: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
-    """Apply O kernels to every channel alike: (B, c, T, H, W), (O, kT, kH, kW) -> (B, c, O, T', H', W').
+    """Apply O kernels to every channel alike: (B, c, T, H, W), (O, 1, kT, kH, kW) -> (B, c, O, T', H', W').
 
     A 3-D convolution whose neighbouring frames are stacked as input channels of a 2-D one: equal, and faster.
     """
     B, c = value.shape[:2]
-    kT, kH, kW = weight.shape[1:]
+    kT, kH, kW = weight.shape[2:]
     frames = _stack_frames(value.flatten(0, 1), kT, stride[0])  # (B c T', kT, H, W)
-    out = F.conv2d(frames, weight, stride=stride[1:], padding=(kH // 2, kW // 2))
+    out = F.conv2d(frames, weight[:, 0], stride=stride[1:], padding=(kH // 2, kW // 2))
     return out.unflatten(0, (B, c, -1)).transpose(2, 3)  # (B, c, O, T', H', W')
 
 
@@ -171,7 +171,7 @@ class RelationalSelfAttention(nn.Module):
         decomposed: False keeps the full H (M G, M) and P (M, c), and has no latent space.
 
     Parameters (those that the options call for): `projection` 1x1x1 convolution C -> C [+ c] + c; `H1`
-    (G, D, kT, kH, kW); `H2` (D, kT, kH, kW); `P1` (c, D); `G` (c, kT, kH, kW); `I` (c, c); not decomposed `H`
+    (G, D, kT, kH, kW); `H2` (D, 1, kT, kH, kW); `P1` (c, D); `G` (c, 1, kT, kH, kW); `I` (c, c); not decomposed `H`
     (G, M, kT, kH, kW) and `P` (M, c) instead of H1, H2, P1.
 
     Raises ValueError for options that do not fit together and for an input of another shape.
@@ -224,10 +224,10 @@ class RelationalSelfAttention(nn.Module):
         names = {
             "H1": (groups, latent, *kernel_size) if decomposed and has_key else None,
             "H": (groups, self.neighbours, *kernel_size) if not decomposed and has_key else None,
-            "H2": (latent, *kernel_size) if decomposed else None,
+            "H2": (latent, 1, *kernel_size) if decomposed else None,
             "P1": (width, latent) if decomposed and kernel == "VR" else None,
             "P": (self.neighbours, width) if not decomposed and "V" in kernel else None,
-            "G": (width, *kernel_size) if "R" in context else None,
+            "G": (width, 1, *kernel_size) if "R" in context else None,
             "I": (width, width) if context == "VR" else None,
         }
         for name, shape in names.items():
@@ -243,10 +243,9 @@ class RelationalSelfAttention(nn.Module):
                 nn.init.eye_(parameter)
             elif name in ("P1", "P"):
                 nn.init.normal_(parameter, std=(M * self.latent) ** -0.5)
-            elif name in ("H1", "H"):  # a grouped convolution: fan-out = kernels a channel * M
-                nn.init.normal_(parameter, std=(2 / (parameter.shape[1] * M)) ** 0.5)
-            else:  # H2 and G: a convolution with one input channel
-                nn.init.normal_(parameter, std=(2 / (parameter.shape[0] * M)) ** 0.5)
+            else:  # H1, H, H2, G: convolutions with one input channel a group; fan-out = all their kernels * M
+                kernels = parameter.shape[0] * parameter.shape[1]
+                nn.init.normal_(parameter, std=(2 / (kernels * M)) ** 0.5)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Query (B, L, c, T', H', W'), key (B, c, T, H, W) or None, value (B, c, T, H, W), each L2-normalised."""
@@ -308,10 +307,10 @@ class RelationalSelfAttention(nn.Module):
                 maps = maps + self.P1[..., None, None, None]
             latent = torch.einsum("blcthw,bcdthw->bldthw", query, maps)
         channels = value.flatten(0, 1)[:, None]  # (B c, 1, T, H, W)
-        transform = F.conv3d(channels, self.H2[:, None], None, self.stride, padding).unflatten(0, (B, c))
+        transform = F.conv3d(channels, self.H2, None, self.stride, padding).unflatten(0, (B, c))
         transform = transform.transpose(1, 2)  # (B, D, c, ...)
         if self.G is not None:
-            correlation = F.conv3d(channels, self.G[:, None], None, self.stride, padding).unflatten(0, (B, c))
+            correlation = F.conv3d(channels, self.G, None, self.stride, padding).unflatten(0, (B, c))
             if self.I is not None:
                 correlation = correlation + self.I[..., None, None, None]
             transform = torch.einsum("bdcthw,bcethw->bdethw", transform, correlation)
@@ -370,8 +369,8 @@ class RelationalSelfAttention(nn.Module):
         |--------------------|-----------------------|------|-------------------|
         | projection.weight  | (C + c [+ c], C, 1, 1, 1) | projection.weight | the same |
         | H1.weight          | (c D, 1, kT, kH, kW)  | H1   | (c, D, kT, kH, kW) |
-        | H2.weight          | (D, 1, kT, kH, kW)    | H2   | (D, kT, kH, kW)   |
-        | G.weight           | (c, 1, kT, kH, kW)    | G    | (c, kT, kH, kW)   |
+        | H2.weight          | (D, 1, kT, kH, kW)    | H2   | the same          |
+        | G.weight           | (c, 1, kT, kH, kW)    | G    | the same          |
         | P1                 | (1, c, D)             | P1   | (c, D)            |
         | I                  | (1, c, c)             | I    | (c, c)            |
 
