@@ -451,9 +451,8 @@ def _waves(points: torch.Tensor, texture: dict, pixel: torch.Tensor | float) -> 
 
 
 def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionConfig) -> torch.Tensor:
-    """Paint scenes of the even classes: (B, 3, T, H, W) in [0, 1]."""
-    B, S = scene["shown"].shape
-    T, H, W = config.frames, config.height, config.width
+    """Draw scenes of the even classes: (B, 3, T, H, W) in [0, 1]. Large clips are drawn a few frames at a time."""
+    B, T, H, W = len(scene["shown"]), config.frames, config.height, config.width
     like = {"device": scene["shown"].device, "dtype": scene["shown"].dtype}
     pixel = 2.0 / H
     ys = (torch.arange(H, **like) + 0.5) * pixel - 1.0
@@ -462,15 +461,9 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
     time = (torch.arange(T, **like) + 0.5) / T
 
     ground = {name: scene[f"ground_{name}"] for name in ("frequency", "phase", "amplitude", "colour")}
-    still = _waves(grid[None, :, None].expand(B, -1, -1, -1), ground, pixel)
-    clip = still.repeat(1, 1, T, 1)  # (B, 3, T, H*W)
-    for s in range(S):
-        there = scene["shown"][:, s].nonzero().flatten()  # the scenes that have such a thing
-        if there.numel() == 0:
-            continue
-        thing = {name: scene[name][there, s] for name in _THING}
-        colour, cover = _paint(thing, grid, time, pixel)
-        clip[there] = torch.lerp(clip[there], colour, cover[:, None])
+    still = _waves(grid[None, :, None].expand(B, -1, -1, -1), ground, pixel)  # (B, 3, 1, H*W)
+    pieces = time.split(max(1, 300_000 // max(1, B * H * W)))
+    clip = torch.cat([_draw_things(still, scene, grid, piece, pixel) for piece in pieces], 2)
     clip = clip.clamp_(0, 1).unflatten(-1, (H, W))
 
     if config.appearance == "grey":
@@ -484,6 +477,21 @@ def _render(scene: dict[str, torch.Tensor], noise: torch.Tensor, config: MotionC
     if config.noise > 0:
         clip = torch.add(clip, noise, alpha=config.noise)
     return clip.clamp(0, 1)
+
+
+def _draw_things(
+    still: torch.Tensor, scene: dict[str, torch.Tensor], grid: torch.Tensor, time: torch.Tensor, pixel: float
+) -> torch.Tensor:
+    """The ground (B, 3, 1, P) with all things painted over it, in order, at some times: (B, 3, T, P)."""
+    clip = still.repeat(1, 1, len(time), 1)
+    for s in range(scene["shown"].shape[1]):
+        there = scene["shown"][:, s].nonzero().flatten()  # the scenes that have such a thing
+        if there.numel() == 0:
+            continue
+        thing = {name: scene[name][there, s] for name in _THING}
+        colour, cover = _paint(thing, grid, time, pixel)
+        clip[there] = torch.lerp(clip[there], colour, cover[:, None])
+    return clip
 
 
 def _paint(thing: dict, grid: torch.Tensor, time: torch.Tensor, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
