@@ -297,7 +297,7 @@ def _scene(uniforms: torch.Tensor, pair: torch.Tensor, config: MotionConfig) -> 
     scene["ground_colour"] = ground
     flicker = _Uniforms(uniforms)
     flicker.skip_to(22)
-    scene["flicker"] = torch.stack([flicker.take(5.0, 11.0), flicker.take(0.0, 2 * math.pi)], -1)
+    scene["flicker"] = torch.stack([flicker.take(5.0, 7.0), flicker.take(0.0, 2 * math.pi)], -1)
     return scene
 
 
