@@ -14,6 +14,7 @@ Book: chapter 7, "From bytes to a tensor".
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -193,7 +194,8 @@ def _check_file(path: str | os.PathLike) -> None:
 def _reason(error: Exception) -> str:
     """What a decoder's own exception says, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", text)  # decord's clock and the line in its source
+    return " ".join(text.split())[:160]
 
 
 @cache
