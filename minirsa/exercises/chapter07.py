@@ -66,7 +66,7 @@ def check_mirror_labels(function: Callable[[list[str]], Sequence[int | None]]) -
         got = list(function(list(texts)))
         assert len(got) == len(texts), f"expected {len(texts)} partners for {texts}, got {len(got)}"
         for text, right, wrong in zip(texts, expected, got):
-            assert wrong == right and (wrong is None) == (right is None), (
+            assert (wrong, type(wrong) is int) == (right, type(right) is int), (
                 f"the mirror partner of {text!r} among {texts} is {_name(texts, right)}, got {wrong!r}"
             )
     return f"Right for all {len(cases)} lists of labels, whatever their order."

@@ -66,10 +66,11 @@ def test_resize_keeps_the_aspect_ratio_or_takes_both_sides():
 
 
 def test_resize_averages_when_it_shrinks():
-    checkers = (torch.arange(32)[:, None] + torch.arange(32)) % 2
-    clip = checkers.float().expand(3, 2, 32, 32)
-    small = Resize(8)(clip)[0][..., 2:-2, 2:-2]
-    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.02, rtol=0)
+    stripes = (torch.arange(32) % 8 < 4).float()
+    stripes[::8] = 9.0  # one column in eight: a sample now and then would miss it, an average does not
+    clip = stripes.expand(3, 2, 32, 32)
+    small = Resize(4)(clip)[0][..., 1:-1]
+    torch.testing.assert_close(small, torch.full_like(small, (9 + 3) / 8), atol=0.2, rtol=0)
 
 
 def test_centre_crop_takes_the_middle_and_refuses_what_is_too_small():

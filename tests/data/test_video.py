@@ -20,7 +20,7 @@ def numbered_frames(length=LENGTH, height=64, width=96):
     frames = np.repeat(ground[None, :, :, None], length, 0).repeat(3, -1)
     for t in range(length):
         frames[t, :, 2 * t : 2 * t + 8] = 255
-    return frames.astype(np.uint8)
+    return (frames * (1.0, 1.0, 0.5)).astype(np.uint8)  # yellow: red and blue must not be exchanged
 
 
 def number_of(frame):
@@ -211,7 +211,7 @@ BAD = {
     random_bytes: ("mp4", "Invalid data"),
     picture: ("mp4", "not a video: it reads as png_pipe"),
     cut_mp4: ("mp4", "Invalid data"),
-    cut_mp4_with_its_index_first: ("mp4", "cut short"),
+    cut_mp4_with_its_index_first: ("mp4", "cut short or damaged in packet"),
     cut_webm: ("webm", "cut short: its header promises 3.33 s"),
     no_frames: ("mp4", "no frames"),
     audio_only: ("mp4", "no video in it, only audio"),

@@ -32,7 +32,7 @@ def test_training_indices_are_accepted():
     lambda n, T, places: [round(n * (i + place) / T) for i, place in enumerate(places)],
     lambda n, T, places: [i + 1 for i in training_indices(n, T, places)],
     lambda n, T, places: training_indices(n, T, places)[:-1],
-    lambda n, T, places: [min(i * n // T + math.floor(place * math.ceil(n / T)), n - 1) for i, place in enumerate(places)],
+    lambda n, T, places: [min(i * n // T + int(place * math.ceil(n / T)), n - 1) for i, place in enumerate(places)],
 ])  # fmt: skip
 def test_wrong_training_indices_are_refused(wrong):
     with pytest.raises(AssertionError, match="frames, T = "):
