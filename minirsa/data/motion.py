@@ -9,8 +9,9 @@ of the odd class are turned round::
 
 So the *set* of a clip's frames has one distribution for both members of a pair, borders, occlusions, sizes
 and noise included: a model that looks at frames one by one, or in random order, is at chance within every
-pair, whatever its size. (A frame whose place in time is known does lean: the first frame of "covering
-something" shows two things. So it does in Something-Something.)
+pair, whatever its size. A frame whose place in time is known is another matter: what starts high up will come
+down, and the first frame of "covering something" shows two things. First frames alone are right within pairs
+nine times in ten; it is the same with real events.
 
 A scene lives in continuous coordinates, not in pixels: y runs down from -1 to 1, x to the right from
 -width/height to width/height, time from 0 to 1, frame j of T showing time (j + 1/2) / T. The same item can
