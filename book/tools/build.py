@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 START_PAGE = ROOT / "_build" / "html" / "index.html"
+BUILT = ROOT / "_build" / "built"  # touched after every good build
 
 
 def check_version() -> None:
@@ -23,6 +24,12 @@ def check_version() -> None:
     found = version("jupyter-book")
     if found.split(".")[0] != "1":
         raise SystemExit(f"error: jupyter-book {found} is installed, this book needs 1.x: run `make setup`")
+
+
+def must_start_over() -> bool:
+    """True if what every page depends on is newer than the last build: Sphinx copies style sheets only then."""
+    common = [ROOT / "_config.yml", *(ROOT / "book" / "assets").iterdir(), *(ROOT / "book" / "tools").glob("*.py")]
+    return not BUILT.exists() or any(path.stat().st_mtime > BUILT.stat().st_mtime for path in common)
 
 
 def main() -> int:
@@ -43,6 +50,7 @@ def main() -> int:
         "_config.yml",
     ]
     command += ["--path-output", ".", *(["-W", "--keep-going", "-n"] if strict else ["--quiet"])]
+    command += ["--all"] if must_start_over() else []
     # Sphinx imports the book's own extension from here.
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "book" / "tools")}
     print("building the site", flush=True)
@@ -52,6 +60,7 @@ def main() -> int:
         print(done.stdout[-5000:], file=sys.stderr)
         print("error: the site was not built; the reasons stand above", file=sys.stderr)
         return 1
+    BUILT.touch()
     print(f"The book is built. Open {START_PAGE}")
     return 0
 
