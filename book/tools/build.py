@@ -29,6 +29,7 @@ def check_version() -> None:
 def must_start_over() -> bool:
     """True if what every page depends on is newer than the last build: Sphinx copies style sheets only then."""
     common = [ROOT / "_config.yml", *(ROOT / "book" / "assets").iterdir(), *(ROOT / "book" / "tools").glob("*.py")]
+    common += (ROOT / "book" / ".mathjax").glob("*")
     return not BUILT.exists() or any(path.stat().st_mtime > BUILT.stat().st_mtime for path in common)
 
 
