@@ -37,6 +37,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-6
 PARTS = ("V", "R", "VR")
@@ -105,15 +106,15 @@ def contract(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _stack_frames(x: Tensor, frames: int, stride: int) -> Tensor:
-    """Put the kT neighbouring frames of every frame beside it: (N, T, H, W) -> (N * T', kT, H, W)."""
-    x = F.pad(x, (0, 0, 0, 0, frames // 2, frames // 2)).unfold(1, frames, stride)  # (N, T', H, W, kT)
-    return x.permute(0, 1, 4, 2, 3).flatten(0, 1)
+    """Put the kT neighbouring frames of every frame beside it: (N, T + kT - 1, H, W) -> (N * T', kT, H, W)."""
+    return x.unfold(1, frames, stride).permute(0, 1, 4, 2, 3).flatten(0, 1)
 
 
 def convolve_values(value: Tensor, weight: Tensor, stride: tuple[int, int, int]) -> Tensor:
-    """Apply O kernels to every channel alike: (B, c, T, H, W), (O, 1, kT, kH, kW) -> (B, c, O, T', H', W').
+    """Apply O kernels to every channel alike: (B, c, T + kT - 1, H, W), (O, 1, kT, kH, kW) -> (B, c, O, T', H', W').
 
-    A 3-D convolution whose neighbouring frames are stacked as input channels of a 2-D one: equal, and faster.
+    The clip comes padded in time, not in space. A 3-D convolution as a 2-D one whose input channels are the
+    neighbouring frames: equal, and faster.
     """
     B, c = value.shape[:2]
     kT, kH, kW = weight.shape[2:]
@@ -123,9 +124,10 @@ def convolve_values(value: Tensor, weight: Tensor, stride: tuple[int, int, int])
 
 
 def convolve_keys(key: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int, int]) -> Tensor:
-    """Apply D kernels of its own to each channel: (B, c, T, H, W), (c, D, kT, kH, kW) -> (B, c, D, T', H', W').
+    """Apply D kernels of its own to each channel: (B, c, T + kT - 1, H, W), (c, D, kT, kH, kW) -> (B, c, D, ...).
 
-    `bias` (c, D) is added. On a CPU a few wide channels are faster one by one than as a grouped convolution.
+    The clip comes padded in time, not in space. `bias` (c, D) is added. On a CPU a few wide channels are faster one by
+    one than as a grouped convolution.
     """
     B, c = key.shape[:2]
     D, *size = weight.shape[1:]
@@ -139,7 +141,7 @@ def convolve_keys(key: Tensor, weight: Tensor, bias: Tensor | None, stride: tupl
         out = torch.stack(outputs, 1)  # (B T', c, D, H', W')
         return out.unflatten(0, (B, -1)).permute(0, 2, 3, 1, 4, 5)
     bias = None if bias is None else bias.flatten()
-    out = F.conv3d(key, weight.flatten(0, 1)[:, None], bias, stride, padding, groups=c)
+    out = F.conv3d(key, weight.flatten(0, 1)[:, None], bias, stride, (0, *padding[1:]), groups=c)
     return out.unflatten(1, (c, D))
 
 
@@ -169,6 +171,8 @@ class RelationalSelfAttention(nn.Module):
         context: "V" basic, "R" relational, "VR" both.
         stride: an int (space) or (sT, sH, sW): positions that are computed, 0, s, 2 s, ...
         decomposed: False keeps the full H (M G, M) and P (M, c), and has no latent space.
+        frames_at_once: transform so many frames at a time, and compute each part again in the backward pass: the same
+            output in less memory and more time. None (default) transforms all frames together.
 
     Parameters (those that the options call for): `projection` 1x1x1 convolution C -> C [+ c] + c; `H1`
     (G, D, kT, kH, kW); `H2` (D, 1, kT, kH, kW); `P1` (c, D); `G` (c, 1, kT, kH, kW); `I` (c, c); not decomposed `H`
@@ -190,6 +194,7 @@ class RelationalSelfAttention(nn.Module):
         context: str = "VR",
         stride: int | tuple[int, int, int] = 1,
         decomposed: bool = True,
+        frames_at_once: int | None = None,
     ):
         super().__init__()
         if kernel not in PARTS or context not in PARTS:
@@ -207,6 +212,8 @@ class RelationalSelfAttention(nn.Module):
             raise ValueError(f"a layer that is not decomposed has no latent dimension, got latent={latent}")
         latent = width if latent is None else latent
         groups = width if groups is None else groups
+        if frames_at_once is not None and (frames_at_once < 1 or not decomposed):
+            raise ValueError(f"frames_at_once must be positive, of a decomposed layer, got {frames_at_once}")
         if latent < 1:
             raise ValueError(f"latent must be positive, got {latent}")
         if groups < 1 or width % groups:
@@ -217,6 +224,7 @@ class RelationalSelfAttention(nn.Module):
         self.channels, self.queries, self.width = channels, queries, width
         self.kernel_size, self.stride, self.latent, self.groups = kernel_size, stride, latent, groups
         self.kernel, self.context, self.decomposed = kernel, context, decomposed
+        self.frames_at_once = frames_at_once
         self.neighbours = kernel_size[0] * kernel_size[1] * kernel_size[2]  # M
 
         has_key = "R" in kernel
@@ -264,18 +272,35 @@ class RelationalSelfAttention(nn.Module):
         if not self.decomposed:
             return self.attention_form(x)
         query, key, value = self.project(x)
-        if self.kernel == "V":
+        half, step = self.kernel_size[0] // 2, self.stride[0]
+        key, value = (None if v is None else F.pad(v, (0, 0, 0, 0, half, half)) for v in (key, value))
+        if self.frames_at_once is None:
+            return self._transform(query, key, value)
+        outputs = []
+        for start in range(0, query.shape[3], self.frames_at_once):
+            part = query[:, :, :, start : start + self.frames_at_once]
+            seen = slice(start * step, (start + part.shape[3] - 1) * step + self.kernel_size[0])
+            inputs = (part, None if key is None else key[:, :, seen], value[:, :, seen])
+            if torch.is_grad_enabled():
+                outputs.append(checkpoint(self._transform, *inputs, use_reentrant=False))
+            else:
+                outputs.append(self._transform(*inputs))
+        return torch.cat(outputs, 2)
+
+    def _transform(self, query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
+        """Query (B, L, c, T', H', W'), key and value (B, c, T + kT - 1, H, W) padded in time -> (B, C, T', H', W')."""
+        if key is None:  # the basic kernel alone
             latent = query
         else:
             weight = self.H1.repeat_interleave(self.width // self.groups, 0)  # (c, D, kT, kH, kW)
             # x^Q P1 + (x^Q * X^K) H1 = x^Q (P1 + X^K H1): P1 is the bias of the key's convolution
             latent = contract(query, convolve_keys(key, weight, self.P1, self.stride))  # (B, L, D, ...)
-        if "R" in self.context:
+        if self.G is None:  # the basic context alone
+            basic, correlation = convolve_values(value, self.H2, self.stride), None
+        else:
             maps = convolve_values(value, torch.cat((self.H2, self.G)), self.stride)  # (B, c, D + c, ...)
             basic, correlation = maps.split([self.latent, self.width], 2)
-        else:
-            basic, correlation = convolve_values(value, self.H2, self.stride), None
-        gathered = contract(latent, basic.transpose(1, 2))  # (B, L, c, ...), the basic context under the kernel
+        gathered = contract(latent, basic.transpose(1, 2))  # (B, L, c, ...): the basic context under the kernel
         return self._add_relational_context(gathered, correlation)
 
     def _add_relational_context(self, gathered: Tensor, correlation: Tensor | None) -> Tensor:

@@ -92,6 +92,41 @@ def test_gradcheck(options):
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
+@pytest.mark.parametrize("frames", [1, 2, 7])
+@pytest.mark.parametrize("options", [{}, {"stride": (2, 1, 1)}, {"kernel": "V"}, {"context": "V"}], ids=str)
+def test_frames_at_once_changes_neither_outputs_nor_gradients(options, frames):
+    x = video(1, 8, 5, 4, 3)
+    results = []
+    for at_once in (None, frames):
+        layer, given = randomised(frames_at_once=at_once, **options), x.clone().requires_grad_()
+        y = layer(given)
+        grads = torch.autograd.grad(y.square().sum(), [given, *layer.parameters()])
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), y, rtol=1e-12, atol=1e-12)
+        results.append((y, *grads))
+    for whole, parts in zip(*results):
+        torch.testing.assert_close(whole, parts, rtol=1e-10, atol=1e-10)
+
+
+def test_channels_last_applies_to_layer_and_input():
+    layer = RelationalSelfAttention(8, queries=2, kernel_size=(3, 3, 3))
+    x = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = layer(x)
+    turned = layer.to(memory_format=torch.channels_last_3d)(x.to(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(turned, expected)
+
+
+def test_initial_spread_is_that_of_the_release():
+    """He, fan-out, over all kernels of a convolution: std sqrt(2 / (kernels M)); P1 sqrt(1 / (M D)); I the identity."""
+    torch.manual_seed(0)
+    layer = RelationalSelfAttention(64, queries=2, kernel_size=(5, 7, 7), latent=16)
+    M, c, D = 245, 32, 16
+    expected = {"H1": 2 / (c * D * M), "H2": 2 / (D * M), "G": 2 / (c * M), "P1": 1 / (M * D)}
+    for name, variance in expected.items():
+        assert getattr(layer, name).std().item() == pytest.approx(variance**0.5, rel=0.06), name
+    assert torch.equal(layer.I, torch.eye(c))
+
+
 def test_gradient_of_the_gradient():
     layer = randomised(channels=2, queries=1, kernel_size=(1, 3, 1))
     assert torch.autograd.gradgradcheck(layer, (video(1, 2, 1, 2, 1).requires_grad_(),))
@@ -193,6 +228,8 @@ def test_contract_is_a_matrix_product_at_every_position():
     ({"latent": 0}, "latent must be positive"),
     ({"kernel": "V", "latent": 3}, "latent must be 4"),
     ({"decomposed": False, "latent": 4}, "no latent dimension"),
+    ({"frames_at_once": 0}, "frames_at_once"),
+    ({"frames_at_once": 2, "decomposed": False}, "frames_at_once"),
     ({"stride": 0}, "stride"),
 ], ids=str)  # fmt: skip
 def test_options_that_do_not_fit_are_refused(options, words):
