@@ -9,7 +9,7 @@ colour alone.
     fonts               10 pt, never below 9 pt at that width
     background          an opaque white card, in dark mode too: a photograph and its axes stay legible
 
-Book: every chapter; chapter 7 introduces the colours.
+Book: every chapter.
 """
 
 from __future__ import annotations
