@@ -1,6 +1,6 @@
 """Which kernel and which context bring what? The nine rows of Table 4(a) of the RSA paper, small, on the motion set.
 
-    python -m benchmarks.kernel_context [--steps 200] [--seeds 0 1 2] [--only V/V VR/VR]
+    python -m benchmarks.kernel_context [--steps 400] [--seeds 0 1 2] [--only V/V VR/VR]
                                         [--output benchmarks/results/kernel_context.json]
 
 As in the paper one relational layer stands in a network that otherwise looks at single frames: `rsanet_small` with
@@ -51,7 +51,7 @@ def run(kernel: str, context: str, seed: int, steps: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="KERNEL/CONTEXT", help="some of the nine, such as V/V VR/VR")
     parser.add_argument("--output", type=Path)
