@@ -30,7 +30,7 @@ QUERY = (0.46, 0.34)  # a place (y, x) that the thing passes, as fractions of th
 SHOWN_QUERY = 0  # the query (of RSA) and head (of attention) whose kernels are drawn
 CAPTION = (
     "One clip, forwards and backwards, and the kernels that three networks lay on the marked point. The convolution's "
-    "never changes. Attention's follows what is seen. The relational kernel turns with the direction of the motion."
+    "never changes. Attention's follows what is seen. The relational kernel changes with the direction of the motion."
 )
 
 

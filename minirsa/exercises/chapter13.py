@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minirsa.layers.relational import RelationalSelfAttention, neighbourhood
 
-__all__ = ["check_grouped_relational_kernel", "check_output_from_latent", "check_swap_relational"]
+__all__ = ["check_grouped_relational_kernel", "check_output_from_latent", "check_reverse_relational"]
 
 
 def check_grouped_relational_kernel(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
@@ -60,27 +60,28 @@ def check_output_from_latent(function: Callable[[Tensor, Tensor, Tensor, Tensor,
     return f"Right for {len(sizes)} sizes, and nothing as large as the neighbourhood was stored."
 
 
-def check_swap_relational(function: Callable[[RelationalSelfAttention, Tensor, Tensor], Tensor]) -> str:
-    """Judge the intervention: layer, features, other_features (B, C, T, H, W) -> output (B, C, T, H, W).
+def check_reverse_relational(function: Callable[[RelationalSelfAttention, Tensor], Tensor]) -> str:
+    """Judge the intervention: layer, features (B, C, T, H, W) -> output (B, C, T, H, W).
 
-    Basic kernels and contexts of `features`, relational kernels of `other_features`. Tried on a layer whose parameters
-    are all random, with the same features twice (the layer's own output) and with different ones.
+    Basic kernels and contexts of the features, relational kernels of the reversed features, each at the place of the
+    same picture. Tried on a layer whose parameters are all random.
     """
     layer = RelationalSelfAttention(6, queries=2, kernel_size=(3, 3, 1)).double()
     draws = _random(0, *(tuple(parameter.shape) for parameter in layer.parameters()))
     with torch.no_grad():
         for parameter, values in zip(layer.parameters(), draws):
             parameter.copy_(values)
-        features, other = _random(1, (2, 6, 3, 4, 2), (2, 6, 3, 4, 2))
-        _compare(function(layer, features, features), layer(features), "with the same features twice")
-        kernel = layer.kernels(features).basic + layer.kernels(other).relational  # (B, L, M, ...)
+        (features,) = _random(1, (2, 6, 3, 4, 2))
+        still = features[:, :, :1]
+        _compare(function(layer, still), layer(still), "on a clip of one frame")
+        kernel = layer.kernels(features).basic + layer.kernels(features.flip(2)).relational.flip(3)  # (B, L, M, ...)
         value = neighbourhood(layer.project(features)[2], layer.kernel_size)  # (B, M, c, ...)
         correlation = torch.einsum("bmithw,bnithw->bmnthw", value, value)  # X X^T, (B, M, M, ...)
         context = torch.einsum("bmithw,ie->bmethw", value, layer.I)
         context = context + torch.einsum("bmnthw,en->bmethw", correlation, layer.G.flatten(1))
         expected = torch.einsum("blmthw,bmethw->belthw", kernel, context).flatten(1, 2)
-        _compare(function(layer, features, other), expected, "with relational kernels of other features")
-    return "Right: the layer's own output on equal features, and the exchanged kernels on others."
+        _compare(function(layer, features), expected, "on a clip with a direction")
+    return "Right: the layer's own output on a clip of one frame, the exchanged kernels on a longer one."
 
 
 def _random(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
