@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import address
 import nbformat
 from address import BOOK, notebook_text, place_generated_cells, read_notebook
 from nbclient import NotebookClient
@@ -138,7 +139,9 @@ def main() -> int:
     os.environ.setdefault("MINIRSA_PROFILE", "ci")
     os.environ.pop("MPLBACKEND", None)  # a kernel with another backend would show no figures
     paths = [path for chapter in arguments.chapters for path in find(chapter)]
-    return int(not all([run(path, arguments.timeout) for path in paths]))
+    done = [run(path, arguments.timeout) for path in paths]
+    address.main([])  # a chapter that is new gets its link in README
+    return int(not all(done))
 
 
 if __name__ == "__main__":
