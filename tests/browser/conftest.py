@@ -88,6 +88,7 @@ def visit(browser, site):
     def open_page(name, width=1280, height=900, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
+        context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         refused, messages = [], []
 
         def route(route):
