@@ -40,6 +40,10 @@ class VideoReadError(ValueError):
         return f"cannot read {os.fspath(self.path)}: {self.cause}"
 
 
+class _DecordLimit(VideoReadError):
+    """decord cannot decode this file, which says nothing about the file."""
+
+
 class FrameIndexError(VideoReadError, IndexError):
     """A frame was asked for that the file does not have."""
 
@@ -50,7 +54,8 @@ def read_clip(
     """Decode a video's frames: all of them, or those at ``indices``, in that order, repeats allowed.
 
     Returns uint8 (T, H, W, 3), RGB, rows from the top. Frames are exact: number i is the i-th frame shown,
-    whatever lies between key frames. ``backend`` is "decord", "pyav" or None for the first that is installed.
+    whatever lies between key frames. ``backend`` is "decord", "pyav" or None for the first that is installed and
+    can: decord cannot decode some small widths (2 to 8, 12, 16, 24, 48, 72), which PyAV then does.
 
     Raises VideoReadError for a file that is missing, a directory, empty, not a video, without frames, cut
     short or damaged where it is read; FrameIndexError (also an IndexError) for an index outside 0..length-1;
@@ -69,10 +74,12 @@ def read_clip(
     if not indices:
         return np.empty((0, contents.height, contents.width, 3), np.uint8)
     if backend == "decord" or (backend is None and contents.plain and _has_decord()):
-        frames = _decode_decord(path, indices, contents)
-    else:
-        frames = _decode_pyav(path, indices, contents)
-    return frames
+        try:
+            return _decode_decord(path, indices, contents)
+        except _DecordLimit:
+            if backend == "decord":
+                raise
+    return _decode_pyav(path, indices, contents)
 
 
 def clip_length(path: str | os.PathLike) -> int:
@@ -219,6 +226,10 @@ def _decode_decord(path: str | os.PathLike, indices: list[int], contents: _Conte
             raise VideoReadError(path, f"decord sees {len(reader)} frames where there are {contents.frames}")
         frames = reader.get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
+        # decord 0.6 hands frames over with their lines padded to the decoder's alignment, and stops at the padding.
+        if "from_size == to_size" in str(error):
+            size = f"{contents.width} x {contents.height}"
+            raise _DecordLimit(path, f'decord cannot decode frames of {size}: leave backend out, or "pyav"') from error
         raise VideoReadError(path, f"damaged: decord stops with {_reason(error)}") from error
     return frames
 

@@ -79,6 +79,33 @@ def test_unknown_index_is_refused(folder, index, backend):
     assert isinstance(caught.value, IndexError)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+@pytest.mark.parametrize("width", [2, 4, 6, 8, 10, 12, 16, 24, 26, 48, 72])
+def test_small_videos_are_read_though_decord_cannot_decode_some(tmp_path, width, ending):
+    path, frames = tmp_path / f"small.{ending}", numbered_frames(3, 48, 96)[:, :, :width]
+    write_clip(path, frames)
+    read = read_clip(path)
+    assert read.shape == frames.shape
+    np.testing.assert_array_equal(read, read_clip(path, backend="pyav"))
+
+
+def test_decord_asked_for_by_name_says_which_frames_it_cannot_decode(tmp_path):
+    if not _has_decord():
+        pytest.skip("no decord on this machine")
+    write_clip(tmp_path / "small.mp4", numbered_frames(3, 64, 96)[:, :, :48])
+    with pytest.raises(VideoReadError, match="decord cannot decode frames of 48 x 64"):
+        read_clip(tmp_path / "small.mp4", backend="decord")
+
+
+def test_a_small_video_that_is_damaged_stays_an_error(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 48, 48, 3), dtype=np.uint8)
+    write_clip(tmp_path / "good.mp4", frames)
+    bytes_overwritten(tmp_path, tmp_path / "bad.mp4")
+    assert read_clip(tmp_path / "good.mp4").shape == frames.shape
+    with pytest.raises(VideoReadError, match="damaged"):
+        read_clip(tmp_path / "bad.mp4")
+
+
 def test_index_that_is_no_whole_number_is_a_type_error(folder):
     with pytest.raises(TypeError):
         read_clip(folder / "good.mp4", [0.5])
