@@ -15,6 +15,7 @@ Book: chapter 7, "From bytes to a tensor".
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -57,7 +58,7 @@ def read_clip(
     whatever lies between key frames. ``backend`` is "decord", "pyav" or None for the first that is installed and
     can: decord cannot decode some small widths (2 to 8, 12, 16, 24, 48, 72), which PyAV then does.
 
-    Raises VideoReadError for a file that is missing, a directory, empty, not a video, without frames, cut
+    Raises VideoReadError for a file that is missing, out of reach, a directory, empty, not a video, without frames, cut
     short or damaged where it is read; FrameIndexError (also an IndexError) for an index outside 0..length-1;
     ValueError for another backend.
     """
@@ -113,7 +114,7 @@ def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: int = 12) -> No
     if frames.shape[1] % 2 or frames.shape[2] % 2 or 0 in frames.shape:
         raise ValueError(f"expected even height and width, got {frames.shape[1]} x {frames.shape[2]}")
     codec, options = codecs[path.suffix.lower()]
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(_address(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -141,7 +142,7 @@ def _contents(path: str | os.PathLike) -> _Contents:
 
     _check_file(path)
     try:
-        with av.open(os.fspath(path), options={"protocol_whitelist": "file"}, metadata_errors="ignore") as file:
+        with av.open(_address(path), options={"protocol_whitelist": "file"}, metadata_errors="ignore") as file:
             if file.format.name in ("tty", "image2") or file.format.name.endswith("_pipe"):
                 raise VideoReadError(path, f"not a video: it reads as {file.format.name}")
             if not file.streams.video:
@@ -183,18 +184,28 @@ def _contents(path: str | os.PathLike) -> _Contents:
     return _Contents(frames, height, width, plain=hidden == 0)
 
 
+def _address(path: str | os.PathLike) -> str:
+    """A path as FFmpeg is to be given it: without the "file:" a colon in it would name a protocol."""
+    return "file:" + os.fsdecode(path)
+
+
 def _check_file(path: str | os.PathLike) -> None:
     """Raise VideoReadError for what is no readable, non-empty file: decoders name these badly or wait for ever."""
-    file = Path(path)
-    if file.is_dir():
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VideoReadError(path, "no such file") from error
+    except OSError as error:  # a folder that may not be entered, an overlong name, links that go round
+        raise VideoReadError(path, (error.strerror or str(error)).lower()) from error
+    except ValueError as error:  # a null character in the name
+        raise VideoReadError(path, f"no such file: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
         raise VideoReadError(path, "it is a directory")
-    if not file.exists():
-        raise VideoReadError(path, "no such file")
-    if not file.is_file():
+    if not stat.S_ISREG(found.st_mode):
         raise VideoReadError(path, "it is not a regular file")
-    if file.stat().st_size == 0:
+    if found.st_size == 0:
         raise VideoReadError(path, "the file is empty")
-    if not os.access(file, os.R_OK):
+    if not os.access(path, os.R_OK):
         raise VideoReadError(path, "permission denied")
 
 
@@ -221,7 +232,7 @@ def _decode_decord(path: str | os.PathLike, indices: list[int], contents: _Conte
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.fspath(path), ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(_address(path), ctx=decord.cpu(0), num_threads=1)
         if len(reader) != contents.frames:
             raise VideoReadError(path, f"decord sees {len(reader)} frames where there are {contents.frames}")
         frames = reader.get_batch(indices).asnumpy()
@@ -241,7 +252,7 @@ def _decode_pyav(path: str | os.PathLike, indices: list[int], contents: _Content
     wanted, last = set(indices), max(indices)
     found = {}
     try:
-        with av.open(os.fspath(path), options={"protocol_whitelist": "file"}, metadata_errors="ignore") as file:
+        with av.open(_address(path), options={"protocol_whitelist": "file"}, metadata_errors="ignore") as file:
             stream = file.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"err_detect": "explode"}

@@ -1,5 +1,7 @@
 """Decoding: exact, equal between decoders, and every bad file refused by name."""
 
+import errno
+import os
 import pickle
 from fractions import Fraction
 
@@ -267,6 +269,70 @@ def test_length_of_a_bad_file_is_refused_too(folder, tmp_path, make):
     make(folder, path)
     with pytest.raises(VideoReadError):
         clip_length(path)
+
+
+def overlong_name(path):
+    return path / ("a" * 300 + ".mp4")
+
+
+def file_as_a_folder(path):
+    (path / "file").touch()
+    return path / "file" / "a.mp4"
+
+
+def links_that_go_round(path):
+    (path / "a.mp4").symlink_to(path / "a.mp4")
+    return path / "a.mp4"
+
+
+def null_character(path):
+    return path / "a\0.mp4"
+
+
+def locked_folder(path):
+    if os.geteuid() == 0:
+        pytest.skip("nothing is locked to root")
+    (path / "locked").mkdir(mode=0)
+    return path / "locked" / "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (overlong_name, "file ?name too long"),
+        (file_as_a_folder, "no such file"),
+        (links_that_go_round, "symbolic links"),
+        (null_character, "no such file"),
+        (locked_folder, "permission denied"),
+    ],
+)
+def test_path_that_leads_to_no_file_is_refused_by_name(tmp_path, make, cause):
+    path = make(tmp_path)
+    for read in (read_clip, clip_length):
+        with pytest.raises(VideoReadError, match=cause) as caught:
+            read(path)
+        assert caught.value.path == path
+
+
+def test_folder_that_may_not_be_entered_is_a_read_error(monkeypatch):
+    """As ``locked_folder``, for root, whom the system lets in everywhere."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(VideoReadError, match=r"cannot read locked/a\.mp4: permission denied"):
+        read_clip("locked/a.mp4")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_colon_in_a_relative_path_is_no_protocol(folder, tmp_path, monkeypatch, backend):
+    monkeypatch.chdir(tmp_path)
+    for name in ("day1:clip.mp4", "file:clip.mp4", "http:clip.mp4"):
+        write_clip(name, numbered_frames(3))
+        assert (tmp_path / name).is_file()
+        assert clip_length(name) == 3
+        assert [number_of(frame) for frame in read_clip(name, backend=backend)] == [0, 1, 2]
 
 
 def test_error_survives_the_way_back_from_a_worker(tmp_path):
