@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minirsa.viz.clips import fraction_to_index
+from minirsa.viz.clips import query_to_cell
 from minirsa.viz.dual import page_figure
 from minirsa.viz.encoding import color_scale, data_uri, few_colors, frame_uri
 from minirsa.viz.explorer import KernelExplorer
@@ -44,8 +44,8 @@ def kernel_animation(
     of the frame. `caption`: plain text under the figure, its message. The same input gives the same bytes.
     Raises ValueError when shapes, names or values do not fit.
     """
-    still = KernelExplorer(clip, fields, reversed_clip, reversed_fields, caption=caption, query=(0.5, *query))
-    row, column = (fraction_to_index(part, n) for part, n in zip(query, still.grid, strict=True))
+    still = KernelExplorer(clip, fields, reversed_clip, reversed_fields, caption=caption)  # opens at the middle frame
+    row, column = query_to_cell(query, still.grid, "(y, x)")
     images: dict[str, int] = {}
     orders = [[images.setdefault(frame_uri(frame), len(images)) for frame in each] for each in still.clips]
 

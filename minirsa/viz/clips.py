@@ -44,6 +44,20 @@ def fraction_to_index(fraction: float, length: int, name: str = "query") -> int:
     return min(int(fraction * length), length - 1)
 
 
+def query_to_cell(query: Sequence[float], lengths: Sequence[int], axes: str) -> tuple[int, ...]:
+    """The cell that holds a place given in fractions, one for each axis: `axes` names them, as in "(y, x)".
+
+    Raises ValueError for anything else than as many numbers, each in 0..1.
+    """
+    try:
+        parts = [float(part) for part in query]
+    except (TypeError, ValueError):
+        parts = []
+    if len(parts) != len(lengths):
+        raise ValueError(f"query: expected {axes}, {len(lengths)} fractions between 0 and 1, got {query!r}")
+    return tuple(fraction_to_index(part, length) for part, length in zip(parts, lengths))
+
+
 def clip_strip(
     frames: np.ndarray,
     *,
@@ -56,7 +70,7 @@ def clip_strip(
     `frames`: `(T, H, W, 3)`, uint8 or float in 0..1. `titles`: one string a frame; frame numbers without
     it. `query`: (time, y, x), each a fraction between 0 and 1 of the clip's length, height and width; that
     frame gets a border and the place a marker. Raises ValueError on other shapes, on a wrong number of
-    titles, on fractions outside 0..1. Returns the pyplot figure.
+    titles, on another query than three fractions in 0..1. Returns the pyplot figure.
     """
     frames = as_frames(frames)
     length, height, width, _ = frames.shape
@@ -64,7 +78,7 @@ def clip_strip(
         raise ValueError(f"titles: expected {length}, one a frame, got {len(titles)}")
     if not 1 <= rows <= length:
         raise ValueError(f"rows: expected 1 to {length}, got {rows}")
-    chosen = None if query is None else fraction_to_index(query[0], length)
+    chosen, *place = (None,) if query is None else query_to_cell(query, (length, height, width), "(time, y, x)")
 
     columns = -(-length // rows)
     cell = PAGE_WIDTH / columns
@@ -89,7 +103,7 @@ def clip_strip(
             ax.set(xticks=[], yticks=[])
             for spine in ax.spines.values():
                 spine.set(visible=True, color=PALETTE["highlight"], linewidth=3)
-            mark_point(ax, fraction_to_index(query[1], height), fraction_to_index(query[2], width))
+            mark_point(ax, *place)
     return figure
 
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minirsa.viz.clips import as_frames, fraction_to_index
+from minirsa.viz.clips import as_frames, query_to_cell
 from minirsa.viz.dual import DualFigure, page_figure
 from minirsa.viz.encoding import color_scale, data_uri, few_colors, frame_uri, pack_fields
 from minirsa.viz.snapshot import Panel, panels_png
@@ -108,8 +108,7 @@ class KernelExplorer(DualFigure):
         self.names = list(self.fields[0])
         shape = self.fields[0][self.names[0]].shape
         self.grid, self.kernel = shape[1:3], shape[3:]
-        sizes = (self.length, *self.grid)
-        self.query = tuple(fraction_to_index(part, n) for part, n in zip(query, sizes, strict=True))
+        self.query = query_to_cell(query, (self.length, *self.grid), "(time, y, x)")
         self.scales = {name: color_scale(np.stack([each[name] for each in self.fields])) for name in self.names}
 
     def text(self) -> str:

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from minirsa.viz.clips import as_frames, fraction_to_index, mark_point
+from minirsa.viz.clips import as_frames, mark_point, query_to_cell
 from minirsa.viz.style import DIVERGING, PAGE_WIDTH, SEQUENTIAL
 
 
@@ -89,15 +89,20 @@ def attention_map(
 
     `frame`: `(H, W, 3)`, uint8 or float in 0..1. `weights`: `(h, w)`, non-negative, any size: each weight
     covers its share of the frame. `query`: (y, x) fractions of the query's place, marked on both. Raises
-    ValueError on other shapes and on negative or non-finite weights. Returns the pyplot figure.
+    ValueError on other shapes, on negative or non-finite weights and on another query than two fractions in
+    0..1. Returns the pyplot figure.
     """
-    frame = as_frames(np.asarray(frame)[None], "frame")[0]
+    frame = np.asarray(frame)
+    if frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
+        raise ValueError(f"frame: expected shape (H, W, 3), got {frame.shape}")
+    frame = as_frames(frame[None], "frame")[0]
     weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim != 2 or 0 in weights.shape:
         raise ValueError(f"weights: expected shape (h, w), got {weights.shape}")
     if not (np.isfinite(weights).all() and weights.min() >= 0):
         raise ValueError("weights: expected finite numbers >= 0; signed kernels are for kernel_maps")
     height, width, _ = frame.shape
+    place = None if query is None else query_to_cell(query, (height, width), "(y, x)")
 
     panel = (PAGE_WIDTH - 1.0) / 2
     figure, axes = plt.subplots(
@@ -119,8 +124,8 @@ def attention_map(
     )
     for ax in axes:
         ax.set_axis_off()
-        if query is not None:
-            mark_point(ax, fraction_to_index(query[0], height), fraction_to_index(query[1], width))
+        if place is not None:
+            mark_point(ax, *place)
     figure.colorbar(heat, ax=axes[1], fraction=0.046, pad=0.02, label="weight")
     if title is not None:
         figure.suptitle(title)

@@ -51,3 +51,5 @@ def test_animation_refuses_a_point_outside_the_frame(scene):
     clip, fields, backwards, reversed_fields = scene
     with pytest.raises(ValueError, match="between 0 and 1"):
         kernel_animation(clip, backwards, fields, reversed_fields, (0.5, -0.1), caption="")
+    with pytest.raises(ValueError, match=r"query: expected \(y, x\), 2 fractions .*, got \(0.5, 0.5, 0.5\)"):
+        kernel_animation(clip, backwards, fields, reversed_fields, (0.5, 0.5, 0.5), caption="")

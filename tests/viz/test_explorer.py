@@ -145,3 +145,4 @@ def test_refuses_what_does_not_fit(scene):
     refuse(scene, "finite", fields={**fields, "basic": np.full_like(fields["basic"], np.nan)})
     refuse(scene, "name the field otherwise", fields={"nothing": fields["basic"]})
     refuse(scene, "between 0 and 1", query=(0.5, 1.2, 0.5))
+    refuse(scene, r"query: expected \(time, y, x\), 3 fractions .*, got \(0.5, 0.5\)", query=(0.5, 0.5))

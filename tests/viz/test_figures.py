@@ -105,12 +105,16 @@ def test_clip_strip_fits_the_page():
         (np.full((2, 4, 4, 3), np.nan), {}, "between 0 and 1"),
         (np.zeros((2, 4, 4, 3)), {"titles": ["one"]}, "expected 2"),
         (np.zeros((2, 4, 4, 3)), {"query": (0, 1.5, 0)}, "fractions between 0 and 1"),
+        (np.zeros((2, 4, 4, 3)), {"query": (0, 0, np.nan)}, "fractions between 0 and 1"),
+        (np.zeros((2, 4, 4, 3)), {"query": (0.5, 0.5)}, r"expected \(time, y, x\), 3 fractions .*, got \(0.5, 0.5\)"),
+        (np.zeros((2, 4, 4, 3)), {"query": 0.5}, r"expected \(time, y, x\)"),
         (np.zeros((2, 4, 4, 3)), {"rows": 3}, "expected 1 to 2"),
     ],
 )
 def test_clip_strip_refuses(frames, options, message):
     with pytest.raises(ValueError, match=message):
         viz.clip_strip(frames, **options)
+    assert plt.get_fignums() == [], "a figure was opened first"
 
 
 def test_kernel_maps_draw_one_map_a_step_on_a_scale_shared_along_the_row():
@@ -161,6 +165,21 @@ def test_attention_map_lays_the_weights_over_the_whole_frame():
 def test_attention_map_refuses(weights):
     with pytest.raises(ValueError, match="weights: expected"):
         viz.attention_map(clip()[0], weights)
+
+
+@pytest.mark.parametrize(
+    ("frame", "query", "message"),
+    [
+        (clip(), None, r"frame: expected shape \(H, W, 3\), got \(4, 6, 8, 3\)"),
+        (clip()[0, :, :, 0], None, r"frame: expected shape \(H, W, 3\), got \(6, 8\)"),
+        (clip()[0], (0.5, 0.2, 0.2), r"query: expected \(y, x\), 2 fractions .*, got \(0.5, 0.2, 0.2\)"),
+        (clip()[0], (0.5, 1.2), "fractions between 0 and 1"),
+    ],
+)
+def test_attention_map_refuses_other_frames_and_places(frame, query, message):
+    with pytest.raises(ValueError, match=message):
+        viz.attention_map(frame, np.ones((2, 2)), query=query)
+    assert plt.get_fignums() == [], "a figure was opened first"
 
 
 def test_viz_needs_neither_torch_nor_widgets_to_draw():
