@@ -7,6 +7,7 @@ Book: chapters 7 and 13.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # The causes a person can mend. VideoReadError is a ValueError; FileNotFoundError and its kin are OSErrors.
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output has closed it, as `| head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"minirsa: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "any other model comes out of its own model file",
     )
     predict.add_argument("--labels", type=Path, help="with --model: a text file with a class name a line")
-    predict.add_argument("--frames", type=int, default=8, help="with --model: frames that it reads (default: 8)")
-    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to print (default: 5)")
+    predict.add_argument("--frames", type=_count, help="with --model: frames that it reads (default: 8)")
+    predict.add_argument("--top", type=_count, default=5, metavar="K", help="how many classes to print (default: 5)")
     predict.add_argument("--reverse", action="store_true", help="play the clip backwards")
     predict.set_defaults(run=_predict)
 
@@ -70,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(options: argparse.Namespace) -> int:
     from minirsa.models import checkpoint
 
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1, got {options.top}")
     if options.model is None:
+        if options.labels is not None or options.frames is not None:
+            raise ValueError("--labels and --frames go with --model; a model file carries its own")
         model, card = checkpoint.load_model(options.checkpoint or checkpoint.MOTION_MODEL)
     else:
         model, card = _released(options)
@@ -94,9 +108,16 @@ def _released(options: argparse.Namespace):
         raise ValueError(f"--model takes rsanet_r50 (the published release); got {options.model!r}")
     if options.checkpoint is None or options.labels is None:
         raise ValueError("--model rsanet_r50 needs --checkpoint FILE and --labels FILE (a class name a line)")
-    labels = [line.strip() for line in options.labels.read_text(encoding="utf-8").splitlines() if line.strip()]
-    model = from_release(options.checkpoint, len(labels), options.frames).eval()
-    card = checkpoint.Card("rsanet_r50", labels, options.frames, 240, 320, crop=224, normalize=True)
+    try:
+        text = options.labels.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{options.labels} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if not labels:
+        raise ValueError(f"expected a class name a line in {options.labels}, got none")
+    frames = options.frames or 8
+    model = from_release(options.checkpoint, len(labels), frames).eval()
+    card = checkpoint.Card("rsanet_r50", labels, frames, 240, 320, crop=224, normalize=True)
     return model, card
 
 

@@ -1,5 +1,6 @@
 """The command line as a person meets it: its answers, its errors, its exit codes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from minirsa.models.rsanet import release_key_map, rsanet_r50
 
 ROOT = Path(__file__).parent.parent
 CLIP = str(ROOT / "data_samples" / "moving_something_down.mp4")
+RELEASE = ["--model", "rsanet_r50", "--checkpoint", str(ROOT / "README.md")]
 
 
 def lines(capsys):
@@ -74,7 +76,11 @@ def test_predict_reads_a_checkpoint_of_the_release(tmp_path, capsys):
     (["predict", str(ROOT)], "directory"),
     (["predict", CLIP, "--checkpoint", "gone.safetensors"], "gone.safetensors"),
     (["predict", CLIP, "--checkpoint", str(ROOT / "README.md")], "not a model file"),
-    (["predict", CLIP, "--top", "0"], "--top"),
+    (["predict", CLIP, "--frames", "4"], "--model"),
+    (["predict", CLIP, "--labels", "labels.txt"], "--model"),
+    (["predict", CLIP, *RELEASE, "--labels", CLIP], "UTF-8"),
+    (["predict", CLIP, *RELEASE, "--labels", os.devnull], "class name a line"),
+    (["predict", CLIP, *RELEASE, "--labels", str(ROOT / "README.md")], "README.md is not a readable checkpoint"),
     (["predict", CLIP, "--model", "vit"], "rsanet_r50"),
     (["predict", CLIP, "--model", "rsanet_r50"], "--checkpoint"),
 ])  # fmt: skip
@@ -87,7 +93,9 @@ def test_errors_are_one_line_that_says_what_is_wrong(arguments, words, capfd):
     assert words in message[0]
 
 
-@pytest.mark.parametrize("arguments", [["predict"], ["dance"], ["data"]])
+@pytest.mark.parametrize("arguments", [
+    ["predict"], ["dance"], ["data"], ["predict", CLIP, "--top", "0"], ["predict", CLIP, "--frames", "x"],
+])  # fmt: skip
 def test_a_wrong_call_exits_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -104,3 +112,11 @@ def test_samples_are_written_where_asked(tmp_path, capsys):
     assert main(["data", "samples", str(tmp_path / "clips")]) == 0
     assert len(lines(capsys)) == 14
     assert (tmp_path / "clips" / "labels.csv").read_text().startswith("clip,label\n")
+
+
+def test_a_closed_pipe_is_no_error():
+    command = [sys.executable, "-u", "-m", "minirsa", "predict", CLIP]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()  # the reader is gone before the first line comes
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -12,6 +12,8 @@ cannot know how the neighbours relate to each other. Relational self-attention (
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ class LocalSelfAttention(nn.Module):
         super().__init__()
         if heads < 1 or channels < 1 or channels % heads:
             raise ValueError(f"heads must divide channels, got channels={channels}, heads={heads}")
-        kernel_size = tuple(kernel_size)
+        kernel_size = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
         if len(kernel_size) != 3 or any(s < 1 or s % 2 == 0 for s in kernel_size):
             raise ValueError(f"kernel_size must be three odd numbers (kT, kH, kW), got {kernel_size}")
         self.channels, self.heads, self.width, self.kernel_size = channels, heads, channels // heads, kernel_size
@@ -57,6 +59,12 @@ class LocalSelfAttention(nn.Module):
         values = neighbourhood(value, self.kernel_size)  # (B heads, M, c, ...)
         return contract(weights, values).reshape(x.shape)
 
+    def counted_forward(self, x: Tensor) -> Tensor:
+        """The same output through einsum, which counters of multiply-adds see on every device."""
+        query, key, value = self._project(x)
+        weights = self._weights(query, key, product=_einsum)
+        return _einsum(weights, neighbourhood(value, self.kernel_size)).reshape(x.shape)
+
     def kernels(self, x: Tensor) -> Tensor:
         """The attention weights of every position over its neighbourhood: (B, heads, M, T, H, W), summing to 1."""
         query, key, _ = self._project(x)
@@ -69,10 +77,10 @@ class LocalSelfAttention(nn.Module):
         parts = self.projection(x).chunk(3, 1)
         return tuple(part.unflatten(1, (self.heads, self.width)).flatten(0, 1) for part in parts)
 
-    def _weights(self, query: Tensor, key: Tensor) -> Tensor:
+    def _weights(self, query: Tensor, key: Tensor, product: Callable[[Tensor, Tensor], Tensor] = contract) -> Tensor:
         """softmax over the neighbours that exist: (B heads, 1, M, T, H, W)."""
         query = query[:, None] * self.width**-0.5  # (B heads, 1, c, ...)
-        scores = contract(query, neighbourhood(key, self.kernel_size).transpose(1, 2))  # (B heads, 1, M, ...)
+        scores = product(query, neighbourhood(key, self.kernel_size).transpose(1, 2))  # (B heads, 1, M, ...)
         if self.P is not None:
             query = query[:, 0].unflatten(0, (-1, self.heads))  # (B, heads, c, ...)
             position = torch.einsum("bhcijk,hmc->bhmijk", query, self.P.to(query.dtype))
@@ -80,3 +88,8 @@ class LocalSelfAttention(nn.Module):
         inside = neighbourhood(torch.ones_like(key[:1, :1]), self.kernel_size).transpose(1, 2)  # (1, 1, M, ...)
         weights = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
         return weights.masked_fill(inside == 0, float("-inf")).softmax(2).to(scores.dtype)
+
+
+def _einsum(a: Tensor, b: Tensor) -> Tensor:
+    """`contract` by torch.einsum: (B, L, K, T, H, W) x (B, K, D, T, H, W) -> (B, L, D, T, H, W)."""
+    return torch.einsum("blkthw,bkdthw->bldthw", a, b)

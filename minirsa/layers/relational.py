@@ -201,7 +201,7 @@ class RelationalSelfAttention(nn.Module):
             raise ValueError(f"kernel and context must be one of {PARTS}, got kernel={kernel!r}, context={context!r}")
         if queries < 1 or channels < 1 or channels % queries:
             raise ValueError(f"queries must divide channels, got channels={channels}, queries={queries}")
-        kernel_size = tuple(kernel_size)
+        kernel_size = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
         if len(kernel_size) != 3 or any(s < 1 or s % 2 == 0 for s in kernel_size):
             raise ValueError(f"kernel_size must be three odd numbers (kT, kH, kW), got {kernel_size}")
         stride = (1, stride, stride) if isinstance(stride, int) else tuple(stride)
@@ -411,7 +411,8 @@ class RelationalSelfAttention(nn.Module):
         with torch.no_grad():
             for release_name, name in names.items():
                 given, target = state_dict[release_name], own[name]
-                if given.numel() != target.numel() or given.shape[-1] != target.shape[-1]:
+                axes = 3 if target.ndim == 5 else 2  # (kT, kH, kW) of a convolution, the matrix of P1 and I
+                if given.numel() != target.numel() or given.shape[-axes:] != target.shape[-axes:]:
                     raise ValueError(f"{release_name}: cannot fill {tuple(target.shape)} from {tuple(given.shape)}")
                 target.copy_(given.reshape(target.shape))
         return self

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from minirsa.data.sampling import segment_indices
@@ -63,8 +63,13 @@ class Card:
     def __post_init__(self):
         if self.builder not in BUILDERS:
             raise ValueError(f"expected a builder out of {sorted(BUILDERS)}, got {self.builder!r}")
-        if not self.labels or min(self.frames, self.height, self.width) < 1:
-            raise ValueError(f"expected labels and a clip size of at least 1, got {self}")
+        if not isinstance(self.labels, list) or not self.labels or not all(isinstance(n, str) for n in self.labels):
+            raise ValueError(f"expected a list of labels, got {self.labels!r}")
+        sizes = (self.frames, self.height, self.width, 1 if self.crop is None else self.crop)
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise ValueError(f"expected whole numbers of at least 1 for frames, height, width and crop, got {sizes}")
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"expected options by name, got {self.options!r}")
 
     def build(self) -> nn.Module:
         """The model, freshly initialised."""
@@ -86,7 +91,8 @@ def save_model(path: str | PathLike[str], model: nn.Module, card: Card) -> None:
     """Write weights and card to a safetensors file. Raises ValueError if the card does not build this model."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     load_exactly(card.build(), tensors)
-    save_file(tensors, path, metadata={"minirsa": json.dumps(dataclasses.asdict(card))})
+    # Through bytes, not save_file: that makes files which only their owner may read.
+    Path(path).write_bytes(save(tensors, metadata={"minirsa": json.dumps(dataclasses.asdict(card))}))
 
 
 def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Card]:
@@ -101,16 +107,18 @@ def load_model(path: str | PathLike[str]) -> tuple[nn.Module, Card]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if "minirsa" not in header:
+            raise ValueError("it has weights but no card; minirsa.models.checkpoint.save_model writes both")
         content = json.loads(header["minirsa"])
         known = {entry.name for entry in dataclasses.fields(Card)}
         if not isinstance(content, Mapping) or set(content) - known:
             raise ValueError(f"its card has unknown fields: {sorted(set(content) - known)}")
         card = Card(**content)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in card.options.items()}
+        model = dataclasses.replace(card, options=options).build()
+        load_exactly(model, tensors)
+    except (SafetensorError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{path} is not a model file of minirsa: {error}") from error
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in card.options.items()}
-    model = dataclasses.replace(card, options=options).build()
-    load_exactly(model, tensors)
     return model.eval(), card
 
 

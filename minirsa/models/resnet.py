@@ -155,6 +155,8 @@ class TSNResNet(nn.Module):
             raise ValueError(
                 f"expected the place of a bottleneck as (stage, block) with {tuple(depths)} blocks, got {unknown}"
             )
+        if num_classes < 1 or num_frames < 1:
+            raise ValueError(f"expected at least one class and one frame, got {num_classes} and {num_frames}")
         self.num_classes, self.num_frames = num_classes, num_frames
 
         self.stem = frame_convolution(3, stem_width, stem_size, stem_stride)

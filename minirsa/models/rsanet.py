@@ -134,7 +134,7 @@ def _places(blocks: Sequence[Sequence[int]], factory: TransformFactory) -> dict[
 
 def _relational(options: Mapping[str, object]) -> TransformFactory:
     def make(channels: int, stride: int) -> RelationalSelfAttention:
-        width = channels // options.get("queries", 8)
+        width = channels // max(options.get("queries", 8), 1)
         sized = {name: value(width) if callable(value) else value for name, value in options.items()}
         return RelationalSelfAttention(channels, stride=(1, stride, stride), **sized)
 
@@ -175,7 +175,8 @@ def from_release(path: str | PathLike[str], num_classes: int = 174, num_frames: 
     model = rsanet_r50(num_classes, num_frames, **options)
     content = read_tensors(path)
     if not isinstance(content.get("state_dict"), Mapping):
-        raise ValueError(f'expected a dictionary under "state_dict" in {path}, got the keys {sorted(content)}')
+        names = ", ".join(sorted(content)[:3])
+        raise ValueError(f'expected a training checkpoint with a "state_dict" in {path}, got the keys {names}, ...')
     return load_release(model, content["state_dict"])
 
 

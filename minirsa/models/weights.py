@@ -5,14 +5,11 @@ Nothing is guessed: a tensor that the map does not know, or one that is missing,
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -30,13 +27,16 @@ def read_tensors(path: str | PathLike[str]) -> dict[str, object]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # a file that is no checkpoint can fail anywhere in the unpickler
+        text = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {text[0] if text else 'nothing to read'}"
+        raise ValueError(f"{path} is not a readable checkpoint ({reason})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a dictionary of tensors in {path}, got {type(content).__name__}")
+    if not all(isinstance(name, str) for name in content):
+        keys = ", ".join(sorted(map(repr, content))[:3])
+        raise ValueError(f"expected names as keys of the dictionary in {path}, got {keys}, ...")
     return dict(content)
 
 

@@ -41,8 +41,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1 or self.lr <= 0 or not 0 <= self.warmup < 1:
-            raise ValueError(f"expected steps, batch_size, lr above 0 and warmup in [0, 1), got {self}")
+        if not (isinstance(self.steps, int) and isinstance(self.batch_size, int) and isinstance(self.seed, int)):
+            raise ValueError(f"expected whole numbers for steps, batch_size and seed, got {self}")
+        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf or not self.clip_norm > 0:
+            raise ValueError(f"expected steps, batch_size, lr and clip_norm above 0, got {self}")
+        if not (0 <= self.warmup < 1 and 0 <= self.label_smoothing <= 1 and 0 <= self.weight_decay < math.inf):
+            raise ValueError(f"expected warmup in [0, 1), label_smoothing in [0, 1], weight_decay from 0, got {self}")
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ... steps - 1."""
@@ -68,8 +72,8 @@ def fit(
 ) -> list[float]:
     """Train `model` in place on `batches` of (clips, labels); the loss of every step comes back.
 
-    `on_step(step, loss)` is called after each. Raises FloatingPointError at the first loss that is not finite, naming
-    the step, and ValueError when there are fewer batches than `recipe.steps`.
+    `on_step(step, loss)` is called after each. Raises FloatingPointError at the first loss or gradient that is not
+    finite, naming the step, and ValueError when there are fewer batches than `recipe.steps`.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -85,7 +89,9 @@ def fit(
             raise FloatingPointError(f"the loss of step {step} is {loss.item()}: lower lr={recipe.lr} or clip_norm")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {step} is not finite: lower lr={recipe.lr} or clip_norm")
         optimizer.step()
         losses.append(loss.item())
         if on_step is not None:
@@ -99,13 +105,15 @@ def fit(
 def predict_scores(model: nn.Module, clips: Tensor, batch_size: int = 48) -> Tensor:
     """Logits of many clips, in evaluation mode and in parts: (N, 3, T, H, W) -> (N, num_classes).
 
-    The model is left in the mode (training or evaluation) it came in.
+    Every module is left in the mode (training or evaluation) it came in, also when the model raises.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    scores = torch.cat([model(part) for part in clips.split(batch_size)])
-    model.train(was_training)
-    return scores
+    try:
+        return torch.cat([model(part) for part in clips.split(batch_size)])
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:

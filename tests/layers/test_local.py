@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from minirsa.complexity import measure
 from minirsa.layers import LocalSelfAttention
 
 
@@ -44,6 +45,20 @@ def test_layer_equals_plain_loops(positions, shape):
     layer = randomised(LocalSelfAttention(6, heads=3, kernel_size=(3, 3, 5), relative_positions=positions).double())
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(layer(x), attention_loop(layer, x), rtol=0, atol=1e-12)
+
+
+def test_counted_forward_is_the_same_output():
+    layer = randomised(LocalSelfAttention(6, heads=2, kernel_size=(3, 3, 3)).double())
+    x = torch.randn(2, 6, 3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(layer.counted_forward(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("device", ["meta", None])
+def test_multiply_adds_are_counted_on_every_device(device):
+    """Projection C x 3C; scores, positions and output M c a head each: 3 C C + 3 M C at each of T H W positions."""
+    layer = LocalSelfAttention(8, heads=2, kernel_size=(3, 3, 3))
+    cost = measure(layer, torch.rand(1, 8, 4, 6, 6), device=device)
+    assert cost.macs == 4 * 6 * 6 * (3 * 8 * 8 + 3 * 27 * 8)
 
 
 def test_weights_sum_to_one_and_vanish_outside_the_clip():

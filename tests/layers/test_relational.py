@@ -46,6 +46,15 @@ def test_release_weights_give_the_release_outputs(case):
     torch.testing.assert_close(relational_self_attention_loop(layer, x), y, rtol=0, atol=1e-10)
 
 
+def test_release_kernels_of_another_shape_are_refused():
+    wide, high = randomised(kernel_size=(3, 3, 5)), randomised(kernel_size=(3, 5, 3))
+    names = {"H1": "H1.weight", "H2": "H2.weight", "G": "G.weight"}
+    tensors = {names.get(name, name): value for name, value in wide.state_dict().items()}
+    wide.load_release(tensors)
+    with pytest.raises(ValueError, match=r"weight: cannot fill"):
+        high.load_release(tensors)
+
+
 @pytest.mark.parametrize("tensors", ["missing", "unknown", "shape"])
 def test_release_tensors_that_do_not_fit_are_refused(tensors):
     layer = randomised()
@@ -224,6 +233,7 @@ def test_contract_is_a_matrix_product_at_every_position():
     ({"context": ""}, "kernel and context"),
     ({"kernel_size": (4, 3, 3)}, "three odd numbers"),
     ({"kernel_size": (3, 3)}, "three odd numbers"),
+        ({"kernel_size": 3}, "three odd numbers"),
     ({"groups": 3}, "groups must divide"),
     ({"latent": 0}, "latent must be positive"),
     ({"kernel": "V", "latent": 3}, "latent must be 4"),

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,10 @@ def test_a_card_that_does_not_build_the_model_is_refused(tmp_path):
         save_model(tmp_path / "model.safetensors", small(), dataclasses.replace(CARD, options={}))
 
 
-@pytest.mark.parametrize("damage", ["no card", "no json", "unknown field", "unknown builder", "tensor gone", "text"])
+@pytest.mark.parametrize("damage", [
+    "no card", "no json", "unknown field", "unknown builder", "tensor gone", "text", "unknown option", "no queries",
+    "half a frame", "one label as text", "too few labels",
+])  # fmt: skip
 def test_files_that_are_no_model_are_refused_by_name(tmp_path, damage):
     path = tmp_path / "model.safetensors"
     save_model(path, small(), CARD)
@@ -56,10 +60,27 @@ def test_files_that_are_no_model_are_refused_by_name(tmp_path, damage):
     elif damage == "no card":
         save_file(tensors, path)
     else:
-        content |= {"unknown field": {"colour": 1}, "unknown builder": {"builder": "os.system"}}.get(damage, {})
+        content |= {
+            "unknown field": {"colour": 1},
+            "unknown builder": {"builder": "os.system"},
+            "unknown option": {"options": {"foo": 1}},
+            "no queries": {"options": {"queries": 0}},
+            "half a frame": {"frames": 2.5},
+            "one label as text": {"labels": "abc"},
+            "too few labels": {"labels": ["a"]},
+        }.get(damage, {})
         save_file(tensors, path, metadata={"minirsa": "{" if damage == "no json" else json.dumps(content)})
-    with pytest.raises(ValueError, match=r"model\.safetensors|stem\.weight"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a model file"):
         load_model(path)
+
+
+def test_a_saved_file_can_be_read_by_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path / "model.safetensors", small(), CARD)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_missing_file_is_named(tmp_path):

@@ -79,3 +79,18 @@ def test_load_exactly_refuses_gaps_and_leaves_the_model_as_it_was():
     assert torch.equal(model.weight, before)
     load_exactly(model, {"weight": torch.zeros(2, 2)}, fresh=["bias"])
     assert (model.weight == 0).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world\n", b".", b"<html></html>", b"version https://git-lfs\n"])
+def test_a_file_that_is_no_checkpoint_is_named_in_one_line(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth is not a readable checkpoint") as error:
+        read_tensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    torch.save({1: torch.zeros(1), "a": torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="expected names as keys"):
+        read_tensors(tmp_path / "weights.pth")

@@ -78,12 +78,44 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step():
         fit(tiny_net(), batches, Recipe(steps=2, batch_size=4))
 
 
+def test_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights():
+    class Root(nn.Module):
+        """A finite loss whose gradient is not: the root at zero."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, 2))
+
+        def forward(self, clips):
+            return self.weight.sqrt().expand(len(clips), -1)
+
+    model = Root()
+    with pytest.raises(FloatingPointError, match="gradient of step 0"):
+        fit(model, [(torch.ones(2, 3, 1, 2, 2), torch.tensor([0, 0]))], Recipe(steps=1))
+    assert torch.equal(model.weight, torch.zeros(1, 2))
+
+
+def test_scores_restore_the_mode_of_every_module_even_when_the_model_raises():
+    model = tiny_net().train()
+    model.stem_norm.eval()
+    clips, _ = MotionSet(2, TINY).batch(range(2))
+    predict_scores(model, clips)
+    assert model.training
+    assert not model.stem_norm.training
+    with pytest.raises(ValueError, match="expected a video"):
+        predict_scores(model, clips[:, :, :2])
+    assert model.training
+
+
 def test_too_few_batches_are_an_error():
     with pytest.raises(ValueError, match="expected 3 batches, got 1"):
         fit(tiny_net(), [MotionSet(4, TINY).batch(range(4))], Recipe(steps=3))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"batch_size": 0}, {"warmup": 1.0}])
+@pytest.mark.parametrize("wrong", [
+    {"steps": 0}, {"steps": 2.5}, {"lr": 0.0}, {"lr": float("nan")}, {"batch_size": 0}, {"warmup": 1.0},
+    {"clip_norm": 0}, {"clip_norm": -1}, {"weight_decay": -5}, {"label_smoothing": 2},
+], ids=str)  # fmt: skip
 def test_recipes_that_cannot_run_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         Recipe(**wrong)
