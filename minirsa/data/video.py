@@ -18,6 +18,7 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from operator import index as as_integer
@@ -88,15 +89,15 @@ def clip_length(path: str | os.PathLike) -> int:
     return _contents(path).frames
 
 
-def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: int = 12) -> None:
+def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: float = 12) -> None:
     """Write uint8 (T, H, W, 3) as H.264 in .mp4 or VP9 in .webm, by the path's ending, at ``fps`` frames a
-    second.
+    second, 0.001 to 1000 (29.97 and 30000 / 1001 as well as 25).
 
     One thread and no time stamps or random numbers in the file: the same frames give the same bytes with the
     same libraries. 4:2:0 colour, near-lossless to the eye (CRF 24 and 30). An existing file is replaced.
 
-    Raises ValueError for another ending, shape or type, no frames, or odd height or width (4:2:0 halves
-    both).
+    Raises ValueError for another ending, shape or type, no frames, odd height or width (4:2:0 halves
+    both), or another frame rate.
     """
     import av
 
@@ -113,9 +114,12 @@ def write_clip(path: str | os.PathLike, frames: np.ndarray, fps: int = 12) -> No
         raise ValueError(f"expected uint8 (T, H, W, 3) with T of at least 1, got {frames.dtype} {frames.shape}")
     if frames.shape[1] % 2 or frames.shape[2] % 2 or 0 in frames.shape:
         raise ValueError(f"expected even height and width, got {frames.shape[1]} x {frames.shape[2]}")
+    if not 0.001 <= fps <= 1000:
+        raise ValueError(f"expected 0.001 to 1000 frames a second, got {fps}")
+    rate = Fraction(float(fps)).limit_denominator(1001)  # video's odd rates are thousands over 1001
     codec, options = codecs[path.suffix.lower()]
     with av.open(_address(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1

@@ -368,10 +368,29 @@ def test_same_frames_give_the_same_file(tmp_path):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
-def test_frame_rate_is_written(tmp_path):
-    write_clip(tmp_path / "a.mp4", numbered_frames(6), fps=25)
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (25, Fraction(25)),
+        (29.97, Fraction(2997, 100)),
+        (30000 / 1001, Fraction(30000, 1001)),
+        (Fraction(24000, 1001), Fraction(24000, 1001)),
+        (12.5, Fraction(25, 2)),
+        (np.float32(25), Fraction(25)),
+    ],
+)
+def test_frame_rate_is_written(tmp_path, fps, rate):
+    write_clip(tmp_path / "a.mp4", numbered_frames(6), fps=fps)
     with av.open(str(tmp_path / "a.mp4")) as file:
-        assert file.streams.video[0].average_rate == 25
+        assert file.streams.video[0].average_rate == rate
+    assert clip_length(tmp_path / "a.mp4") == 6
+
+
+@pytest.mark.parametrize("fps", [0, -12, float("nan"), float("inf"), 1e12])
+def test_impossible_frame_rate_is_refused(tmp_path, fps):
+    with pytest.raises(ValueError, match=r"expected 0\.001 to 1000 frames a second"):
+        write_clip(tmp_path / "a.mp4", numbered_frames(2), fps=fps)
+    assert not (tmp_path / "a.mp4").exists()
 
 
 @pytest.mark.parametrize(
