@@ -12,6 +12,7 @@ Book: chapter 7, "Augmentation".
 
 import re
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -53,9 +54,8 @@ class Resize:
     """Bilinear with antialiasing: the shorter side to ``size``, the aspect ratio kept, or both to (height, width)."""
 
     def __init__(self, size: int | tuple[int, int]):
-        if min(size if isinstance(size, tuple) else (size,)) < 1:
-            raise ValueError(f"expected a size of at least 1, got {size}")
-        self.size = size
+        pair = _height_width(size)
+        self.size = size if isinstance(size, Integral) else pair
 
     def __call__(self, clip, label=None, *, generator=None):
         _check_clip(clip)
@@ -73,7 +73,7 @@ class CenterCrop:
     """The middle ``size`` (a number, or height and width). Raises ValueError for a clip that is smaller."""
 
     def __init__(self, size: int | tuple[int, int]):
-        self.size = size if isinstance(size, tuple) else (size, size)
+        self.size = _height_width(size)
 
     def __call__(self, clip, label=None, *, generator=None):
         _check_clip(clip)
@@ -98,7 +98,7 @@ class MultiScaleCrop:
     ):
         if not scales or not all(0 < s <= 1 for s in scales):
             raise ValueError(f"expected scales in (0, 1], got {scales}")
-        self.size = size if isinstance(size, tuple) else (size, size)
+        self.size = _height_width(size)
         self.scales, self.max_distort = tuple(scales), max_distort
 
     def __call__(self, clip, label=None, *, generator=None):
@@ -188,6 +188,14 @@ def mirror_labels(label_texts: Sequence[str]) -> list[int | None]:
 def _words(text: str) -> tuple[str, ...]:
     text = re.sub(r"\b(?:counter|anti)[- ]?clockwise\b", "counterclockwise", text.lower())
     return tuple(re.findall(r"[^\W_]+(?:'\w+)?", text))
+
+
+def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size given as one number, or as height and width in a tuple or list, as (height, width)."""
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise ValueError(f"expected a size of at least 1, a whole number or (height, width), got {size!r}")
+    return sides
 
 
 def _resample(clip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -82,6 +82,16 @@ def test_centre_crop_takes_the_middle_and_refuses_what_is_too_small():
         CenterCrop(25)(ramp())
 
 
+@pytest.mark.parametrize("transform", [Resize, CenterCrop, MultiScaleCrop])
+def test_sizes_come_as_a_number_a_tuple_or_a_list(transform):
+    for size in ((8, 10), [8, 10], torch.Size([8, 10]), (np.int64(8), 10)):
+        assert transform(size)(ramp(), generator=seeded())[0].shape == (3, 3, 8, 10)
+    assert transform(np.int64(9))(ramp(27, 27), generator=seeded())[0].shape == (3, 3, 9, 9)
+    for bad in (-4, 0, (8, 0), [8, -8], [8], (8, 8, 8), 8.0, (8, 4.5), "8", None):
+        with pytest.raises(ValueError, match=r"expected a size of at least 1, a whole number or \(height, width\)"):
+            transform(bad)
+
+
 def test_multi_scale_crop_draws_windows_of_the_listed_scales_inside_the_frame():
     crop = MultiScaleCrop(16)
     generator = seeded()
