@@ -30,6 +30,8 @@ def to_tensor(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
 
     Raises ValueError for another shape or type.
     """
+    if isinstance(frames, np.ndarray) and min(frames.strides, default=0) < 0:
+        frames = frames.copy()  # torch takes no view that runs backwards, as frames[::-1] does
     frames = torch.as_tensor(frames)
     if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3:
         raise ValueError(f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")

@@ -52,6 +52,14 @@ def test_to_tensor_moves_channels_first_and_scales():
     assert clip.sum() == pytest.approx(1.2)
 
 
+def test_to_tensor_takes_frames_that_numpy_reads_backwards():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+    forwards = to_tensor(frames)
+    assert torch.equal(to_tensor(frames[::-1]), forwards.flip(1))
+    assert torch.equal(to_tensor(frames[:, :, ::-1]), forwards.flip(3))
+    assert torch.equal(to_tensor(frames[..., ::-1]), forwards.flip(0))
+
+
 @pytest.mark.parametrize("bad", [np.zeros((2, 4, 6, 3), np.float32), np.zeros((4, 6, 3), np.uint8)])
 def test_to_tensor_refuses_what_read_clip_does_not_give(bad):
     with pytest.raises(ValueError, match=r"expected uint8 frames \(T, H, W, 3\)"):
