@@ -54,6 +54,14 @@ _WAVES = 5  # cosine waves in a texture
 _FREQUENCIES = {"fine": (2.0, 4.0), "finer": (4.0, 6.5)}  # cycles per unit; the frame is 2 units high
 
 
+# A thing that travels: how much of its radius stays inside the frame, its largest radius, and how far from its
+# line it drifts to either end. The narrowest frame, as width / height, is where the largest thing's room to go
+# across, 2 (width / height - INSIDE LARGEST), is as long as its greatest drift, 2 DRIFT. In a narrower one "from
+# left to right" could be mostly up or down; below INSIDE LARGEST the room is negative and the way leads back.
+INSIDE, LARGEST, DRIFT = 0.8, 0.42, 0.12
+NARROWEST = INSIDE * LARGEST + DRIFT
+
+
 def reverse_label(label: int) -> int:
     """The other label of a pair: what ``reverse(clip)`` shows when ``clip`` shows ``label``."""
     if not 0 <= label < len(LABELS):
@@ -72,7 +80,8 @@ def reverse(clip: torch.Tensor) -> torch.Tensor:
 class MotionConfig:
     """What the clips look like and how hard they are.
 
-    height, width, frames: size of a rendered clip, in pixels and frames.
+    height, width, frames: size of a rendered clip, in pixels and frames. Width at least 0.456 of the height: in
+        a narrower frame things could not go further across than they drift aside.
     speed: how far things move, as a multiple of the default; the frame bounds it above.
     distractors: small things that cross the scene in directions that have nothing to do with the label.
     camouflage: things carry the background's own colours and waves, so that a still frame hardly shows them.
@@ -101,15 +110,20 @@ class MotionConfig:
         if min(self.height, self.width, self.frames) < 1:
             size = (self.height, self.width, self.frames)
             raise ValueError(f"expected height, width and frames of at least 1, got {size}")
-        if self.speed <= 0:
-            raise ValueError(f"expected a speed above 0, got {self.speed}")
-        if self.distractors < 0 or self.noise < 0 or self.contrast < 0:
+        if self.width < NARROWEST * self.height:
             raise ValueError(
-                "expected distractors, noise and contrast of at least 0, "
+                f"expected a width of at least {NARROWEST:.3f} of the height, so that things have room to move "
+                f"sideways, got {self.width} x {self.height} (width x height)"
+            )
+        if not 0 < self.speed < math.inf:
+            raise ValueError(f"expected a finite speed above 0, got {self.speed}")
+        if not all(0 <= value < math.inf for value in (self.distractors, self.noise, self.contrast)):
+            raise ValueError(
+                "expected finite distractors, noise and contrast of at least 0, "
                 f"got {self.distractors}, {self.noise}, {self.contrast}"
             )
-        if len(self.frequencies) != 2 or not 0 < self.frequencies[0] <= self.frequencies[1]:
-            raise ValueError(f"expected frequencies (low, high) with 0 < low <= high, got {self.frequencies}")
+        if len(self.frequencies) != 2 or not 0 < self.frequencies[0] <= self.frequencies[1] < math.inf:
+            raise ValueError(f"expected finite frequencies (low, high) with 0 < low <= high, got {self.frequencies}")
         if self.appearance not in APPEARANCES:
             raise ValueError(f"expected an appearance out of {APPEARANCES}, got {self.appearance!r}")
 
@@ -318,18 +332,18 @@ def _paths(draws: _Uniforms, pair: torch.Tensor, aspect: float, speed: float) ->
 
     def travel(i: int, half: float, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Start and end on an axis of half-length ``half``, the thing staying (nearly) whole inside it."""
-        room = 2 * (half - 0.8 * radius)
+        room = 2 * (half - INSIDE * radius)
         way = torch.minimum(between(i, 0.85, 1.25) * speed * half, room)
         start = -room / 2 + u[i + 1] * (room - way)
         return start, start + way
 
     # 0 down and 1 rightwards: along one axis, with a little drift on the other
-    radius = between(0, 0.24, 0.42)
+    radius = between(0, 0.24, LARGEST)
     down = travel(1, 1.0, radius)
     right = travel(1, aspect, radius)
-    drift = between(4, -0.12, 0.12)
-    across_x = between(3, -1, 1) * (aspect - radius - 0.12)
-    across_y = between(3, -1, 1) * (1 - radius - 0.12)
+    drift = between(4, -DRIFT, DRIFT)
+    across_x = between(3, -1, 1) * (aspect - radius - DRIFT)
+    across_y = between(3, -1, 1) * (1 - radius - DRIFT)
     moves = [
         (point(down[0], across_x - drift), point(down[1], across_x + drift), radius, radius, zero),
         (point(across_y - drift, right[0]), point(across_y + drift, right[1]), radius, radius, zero),

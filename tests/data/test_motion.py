@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from minirsa.data.motion import APPEARANCES, LABELS, MotionConfig, MotionSet, reverse, reverse_label
+from minirsa.data.motion import (
+    _GLOBAL,
+    _SLOT,
+    APPEARANCES,
+    LABELS,
+    MotionConfig,
+    MotionSet,
+    _scene,
+    reverse,
+    reverse_label,
+)
 
 CLEAN = MotionConfig(noise=0.0)
 
@@ -238,11 +248,36 @@ def test_every_appearance_can_be_drawn():
         {"noise": -0.1},
         {"frequencies": (2.0, 1.0)},
         {"appearance": "blue"},
+        *({name: value} for name in ("speed", "noise", "contrast") for value in (float("nan"), float("inf"))),
+        {"distractors": float("nan")},
+        {"frequencies": (float("nan"), 2.0)},
+        {"frequencies": (0.6, float("nan"))},
+        {"frequencies": (0.6, float("inf"))},
     ],
 )
 def test_impossible_settings_are_refused(knobs):
     with pytest.raises(ValueError, match="expected"):
         MotionConfig(**knobs)
+
+
+@pytest.mark.parametrize("size", [(64, 14), (64, 22), (64, 29), (1000, 455), (12, 5)])
+def test_frames_too_narrow_for_motion_across_are_refused(size):
+    with pytest.raises(ValueError, match=r"a width of at least 0\.456 of the height"):
+        MotionConfig(height=size[0], width=size[1])
+
+
+@pytest.mark.parametrize("size", [(1000, 456), (64, 30)])
+def test_in_the_narrowest_frame_things_still_go_where_the_label_says(size):
+    """In scene coordinates: from start to end a thing goes further along its label's axis than it drifts aside."""
+    config = MotionConfig(height=size[0], width=size[1])
+    uniforms = torch.rand(4000, _GLOBAL + 2 * _SLOT, generator=torch.Generator().manual_seed(0))
+    for pair, axis in ((0, 0), (1, 1)):
+        centre = _scene(uniforms, torch.full((4000,), pair), config)["centre"][:, 0]  # (B, 2, 2): (y, x), end
+        way = centre[..., 1] - centre[..., 0]
+        assert (way[:, axis] > way[:, 1 - axis].abs()).all()
+    items = MotionSet(12 * 10, replace(config, height=64, width=30, noise=0.0))
+    clips, _ = items.batch([12 * i + 2 for i in range(10)])
+    assert all(centres(clip)[-1, 1] > centres(clip)[0, 1] for clip in clips)
 
 
 def test_what_is_outside_the_set_is_refused():
