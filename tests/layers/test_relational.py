@@ -47,10 +47,10 @@ def test_release_weights_give_the_release_outputs(case):
 
 
 def test_release_kernels_of_another_shape_are_refused():
-    wide, high = randomised(kernel_size=(3, 3, 5)), randomised(kernel_size=(3, 5, 3))
+    long, high = randomised(kernel_size=(5, 3, 3)), randomised(kernel_size=(3, 5, 3))
     names = {"H1": "H1.weight", "H2": "H2.weight", "G": "G.weight"}
-    tensors = {names.get(name, name): value for name, value in wide.state_dict().items()}
-    wide.load_release(tensors)
+    tensors = {names.get(name, name): value for name, value in long.state_dict().items()}
+    long.load_release(tensors)
     with pytest.raises(ValueError, match=r"weight: cannot fill"):
         high.load_release(tensors)
 
