@@ -303,7 +303,9 @@ class TestFiles:
         numbers = [int(number) for number in re.findall(r"(?:>|· |\[)(\d+) ", the_map)]
         assert numbers == list(range(1, 19))
         planned = [
-            int(number) for span in re.findall(r'"planned">(.*?)<', the_map) for number in re.findall(r"\d+", span)
+            int(number)
+            for span in re.findall(r'"planned">(.*?)<', the_map)
+            for number in re.findall(r"(?:^|· )(\d+) ", span)
         ]
         existing = [int(name.split("_")[0]) for name in linked if not name.startswith("00")]
         assert sorted(planned + existing) == numbers
