@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minirsa.viz import kernel_animation
+from minirsa.viz.dual import asset
 
 
 def data(page):
@@ -53,3 +55,10 @@ def test_animation_refuses_a_point_outside_the_frame(scene):
         kernel_animation(clip, backwards, fields, reversed_fields, (0.5, -0.1), caption="")
     with pytest.raises(ValueError, match=r"query: expected \(y, x\), 2 fractions .*, got \(0.5, 0.5, 0.5\)"):
         kernel_animation(clip, backwards, fields, reversed_fields, (0.5, 0.5, 0.5), caption="")
+
+
+def test_the_start_page_has_the_figure_that_today_s_assets_draw():
+    """book/figures/landing.html is a generated copy; `python book/tools/landing.py` makes it anew."""
+    page = (Path(__file__).parents[2] / "book" / "figures" / "landing.html").read_text(encoding="utf-8")
+    for name in ("figure.js", "animation.js"):
+        assert asset(name) in page, f"{name} has changed since the figure was drawn"
