@@ -1,6 +1,40 @@
-"""Feature transforms: one idea a file, plain modules and functions on `(B, C, T, H, W)` videos."""
+"""Feature transforms: one idea a file, plain modules and functions on `(B, n, C)` sequences and `(B, C, T, H, W)` videos."""
 
+from minirsa.layers.attention import (
+    KeyValueCache,
+    MultiHeadAttention,
+    RestrictedSelfAttention,
+    causal_mask,
+    masked_softmax,
+    padding_mask,
+    restricted_attention,
+    scaled_dot_product_attention,
+    window_mask,
+)
 from minirsa.layers.local import LocalSelfAttention
+from minirsa.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
 from minirsa.layers.relational import RelationalSelfAttention, relational_self_attention_loop
+from minirsa.layers.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
 
-__all__ = ["LocalSelfAttention", "RelationalSelfAttention", "relational_self_attention_loop"]
+__all__ = [
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "KeyValueCache",
+    "LearnedPositions",
+    "LocalSelfAttention",
+    "MultiHeadAttention",
+    "RelationalSelfAttention",
+    "RestrictedSelfAttention",
+    "SinusoidalPositions",
+    "causal_mask",
+    "masked_softmax",
+    "padding_mask",
+    "relational_self_attention_loop",
+    "restricted_attention",
+    "scaled_dot_product_attention",
+    "sinusoidal_positions",
+    "window_mask",
+]
