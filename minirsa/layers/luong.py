@@ -56,7 +56,7 @@ class AlignmentScore(nn.Module):
         if self.kind == "dot":
             return target @ source.transpose(-1, -2)
         if self.kind == "general":
-            return target @ self.W_a(source).transpose(-1, -2)
+            return target @ self.W_a.weight @ source.transpose(-1, -2)  # on the side with fewer states
         # W_a [h_t; h_s] is a sum of two products: each state is multiplied once, not once a pair.
         of_target, of_source = self.W_a.weight.split(self.width, dim=1)
         both = (target @ of_target.T)[..., :, None, :] + (source @ of_source.T)[..., None, :, :]  # (..., n, m, C)
