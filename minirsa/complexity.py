@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds.
+"""What a network costs: parameters, multiply-adds, and how far its operations have to wait for each other.
 
 The papers in this book call one multiplication followed by one addition a "FLOP"; `torch` counts it as
 two operations. `measure` reports multiply-adds, so its figures can be laid beside the papers' tables:
@@ -8,20 +8,26 @@ two operations. `measure` reports multiply-adds, so its figures can be laid besi
 Counted are convolutions and matrix products, attention's two among them; element by element
 arithmetic (norms, activations, additions, softmax) is not, as in the papers.
 
-Book: chapter 13, What a layer costs.
+`sequential_products` and `path_length` measure the other two columns of table 1 of Vaswani et al. 2017: products that
+must wait for each other, and steps that a signal needs from the first position of a sequence to the last.
+
+Book: chapter 2, The table, measured; chapter 13, What a layer costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.utils._python_dispatch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,77 @@ def measure(model: nn.Module, *inputs: Tensor, device: str | torch.device | None
         else:
             _run_elsewhere(model, inputs, torch.device(device))
     return Complexity(params=params, macs=counter.get_total_flops() // 2)
+
+
+def sequential_products(function: Callable[..., object], *inputs: Tensor) -> int:
+    """The longest chain of products in `function(*inputs)` in which each waits for the one before it.
+
+    A product is whatever `measure` counts: a matrix product, a convolution, each of attention's two. The number says
+    how many of them a machine with unlimited parallel units would still have to run one after the other. An output
+    written into a part of a tensor counts for all of this tensor. Runs for real, without gradients, where the inputs
+    stand. Source: Vaswani et al. 2017, table 1, "Sequential Operations". Book: chapter 2, The table, measured.
+    """
+    chain = _LongestChain()
+    with _composite_attention(), torch.no_grad(), chain:
+        function(*inputs)
+    return chain.longest
+
+
+def path_length(
+    step: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, start: Tensor | None = None, *, limit: int | None = None
+) -> int:
+    """Steps until the last position of a sequence feels the first: the least number with a gradient that is not zero.
+
+    Args:
+        step: (state (n, d), x (n, d), index 0, 1, ...) -> next state (n, d); one layer, or one tick of a recurrence.
+        x: the sequence (n, d), float64 lest a faint gradient should become zero.
+        start: the state before the first step; x unless given.
+        limit: steps to try, n unless given.
+
+    Raises ValueError if x is not (n, d), and if the last position feels nothing after `limit` steps.
+    Source: Vaswani et al. 2017, table 1, "Maximum Path Length". Book: chapter 2, The table, measured.
+    """
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"expected a sequence (n, d) without empty axes, got {tuple(x.shape)}")
+    limit = len(x) if limit is None else limit
+    x = x.detach().requires_grad_()
+    state = x if start is None else start
+    direction = torch.linspace(1, 2, x.shape[1], dtype=x.dtype, device=x.device)  # a plain sum could cancel
+    with torch.enable_grad():
+        for index in range(limit):
+            state = step(state, x, index)
+            felt = (state[-1] * direction).sum()
+            (gradient,) = torch.autograd.grad(felt, x, retain_graph=True, allow_unused=True)
+            if gradient is not None and gradient[0].any():
+                return index + 1
+    raise ValueError(f"position {len(x) - 1} does not feel position 0 after {limit} steps")
+
+
+class _LongestChain(torch.utils._python_dispatch.TorchDispatchMode):
+    """Keeps for every tensor how many products had to follow one another until it was there."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 0
+        self.waited = WeakIdKeyDictionary()  # tensor -> products behind it
+        self.written: dict[int, tuple[object, int]] = {}  # storages changed in place: they must not be freed meanwhile
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        read = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        waited = max(map(self._behind, read), default=0) + (func.overloadpacket in flop_registry)
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.waited[tensor] = max(waited, self.waited.get(tensor, 0))
+                if func._schema.is_mutable:
+                    storage = tensor.untyped_storage()
+                    self.written[storage._cdata] = (storage, max(waited, self._behind(tensor)))
+        self.longest = max(self.longest, waited)
+        return result
+
+    def _behind(self, tensor: Tensor) -> int:
+        _, written = self.written.get(tensor.untyped_storage()._cdata, (None, 0))
+        return max(written, self.waited.get(tensor, 0))
 
 
 def _run_elsewhere(model: nn.Module, inputs: tuple[Tensor, ...], device: torch.device) -> None:

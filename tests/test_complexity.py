@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minirsa.complexity import Complexity, measure
+from minirsa.complexity import Complexity, measure, path_length, sequential_products
 
 
 def test_linear_layer_multiplies_every_weight_once_per_row():
@@ -126,3 +126,57 @@ def test_a_shape_in_place_of_a_tensor_is_refused():
 
 def test_complexity_prints_in_the_papers_units():
     assert str(Complexity(22_034_302, 35_887_120_384)) == "22.034 M parameters, 35.887 G multiply-adds"
+
+
+def test_products_that_need_each_other_form_a_chain_and_others_do_not():
+    a, b, c = torch.randn(3, 4, 4)
+    assert sequential_products(lambda: a + b) == 0
+    assert sequential_products(lambda: (a @ b, b @ c, a @ c)) == 1
+    assert sequential_products(lambda: ((a @ b) @ c, b @ c)) == 2
+    assert sequential_products(lambda: (a @ b).T.relu()[:2] @ (b @ c) @ a) == 3
+
+
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_recurrence_waits_once_for_every_position_and_attention_twice_in_all(length):
+    recurrent, x = nn.RNN(6, 6, batch_first=True), torch.randn(2, length, 6)
+    assert sequential_products(recurrent, x) == length
+    assert sequential_products(Attention(), x, x, x) == 2
+    assert sequential_products(nn.Conv1d(6, 6, 3, padding=1), x.mT) == 1
+
+
+def test_chain_through_a_buffer_filled_in_place_is_followed():
+    weight = torch.randn(3, 3)
+
+    def fill(length):
+        states = torch.zeros(length + 1, 3)
+        for i in range(length):
+            states[i + 1] = (states[i] @ weight).tanh()
+        return states
+
+    assert sequential_products(fill, 5) == 5
+
+
+def shifted(state, x, index):
+    return torch.cat([torch.zeros_like(x[:1]), state[:-1]]) + x
+
+
+def test_path_of_a_layer_that_passes_on_one_place_a_step():
+    x = torch.randn(7, 3, dtype=torch.float64)
+    assert path_length(shifted, x) == 6
+    assert path_length(shifted, x, torch.zeros_like(x)) == 7  # the first step only takes in the input
+    assert path_length(lambda state, x, index: state.mean(0) + x, x) == 1
+
+
+def test_path_sees_through_a_sum_that_cancels():
+    x = torch.randn(4, 8, dtype=torch.float64)
+    assert path_length(lambda state, x, index: nn.functional.layer_norm(state.cumsum(0), (8,)), x) == 1
+
+
+def test_path_that_does_not_exist_is_an_error():
+    x = torch.randn(4, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="position 3 does not feel position 0 after 4 steps"):
+        path_length(lambda state, x, index: 2 * state, x)
+    with pytest.raises(ValueError, match="after 2 steps"):
+        path_length(shifted, x, limit=2)
+    with pytest.raises(ValueError, match=r"expected a sequence \(n, d\)"):
+        path_length(shifted, x[None])
