@@ -1,8 +1,8 @@
-"""Video as data: decoding, sampling, augmentation and the synthetic motion set.
+"""Video as data: decoding, sampling, augmentation and the synthetic motion set; and Part I's translation task.
 
 Names load on first use, so that importing this package starts neither torch nor a video decoder.
 
-Book: chapter 7.
+Book: chapter 7; chapter 1 (translation).
 """
 
 from importlib import import_module
@@ -27,6 +27,7 @@ _HOME = {
     "MotionSet": "motion",
     "reverse": "motion",
     "reverse_label": "motion",
+    "DateSet": "translation",
 }
 
 __all__ = sorted(_HOME)
