@@ -1,4 +1,4 @@
-"""Feature transforms: one idea a file, plain modules and functions on `(B, n, C)` sequences and `(B, C, T, H, W)` videos."""
+"""Feature transforms: one idea a file, on `(B, n, C)` sequences and `(B, C, T, H, W)` videos."""
 
 from minirsa.layers.attention import (
     KeyValueCache,

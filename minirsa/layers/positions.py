@@ -53,7 +53,7 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, width: int, *, base: float = 10000.0):
         super().__init__()
         self.width, self.base = width, base
-        self.register_buffer("table", sinusoidal_positions(64, width, base=base), persistent=False)
+        self._table = sinusoidal_positions(64, width, base=base)  # no buffer: .double() would keep float32's error
 
     def forward(self, x: Tensor, *, start: int = 0) -> Tensor:
         """x holds positions start ... start + n - 1: a decoder that works token by token says where it is."""
@@ -61,10 +61,12 @@ class SinusoidalPositions(nn.Module):
         end = start + x.shape[1]
         if start < 0:
             raise ValueError(f"expected start from 0, got {start}")
-        if end > self.table.shape[0] or self.table.dtype != x.dtype:
-            length = max(end, 2 * self.table.shape[0]) if end > self.table.shape[0] else self.table.shape[0]
-            self.table = sinusoidal_positions(length, self.width, base=self.base, device=x.device, dtype=x.dtype)
-        return x + self.table[start:end]
+        table = self._table
+        if end > len(table) or table.dtype != x.dtype or table.device != x.device:
+            length = len(table) if end <= len(table) else max(end, 2 * len(table))
+            table = sinusoidal_positions(length, self.width, base=self.base, device=x.device, dtype=x.dtype)
+            self._table = table
+        return x + table[start:end]
 
 
 class LearnedPositions(nn.Module):

@@ -181,7 +181,7 @@ class DecoderLayer(_Sublayers):
         keys = cache.self_attention.length + x.shape[1]
         causal = causal_mask(x.shape[1], keys, device=x.device)
         if mask is not None:
-            check_mask(mask, (*mask.shape[:-2], x.shape[1], keys))
+            check_mask(mask, (*getattr(mask, "shape", ())[:-2], x.shape[1], keys))
         mask = causal if mask is None else causal & mask
         y = self._enter(self.self_attention_norm, x)
         y = self.self_attention(y, mask=mask, cache=cache.self_attention, return_weights=return_weights)
