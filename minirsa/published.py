@@ -96,6 +96,11 @@ def rows_of(model: str) -> list[tuple[str, Any]]:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 _VASWANI = ("Vaswani et al.", "Attention Is All You Need", "NeurIPS 2017, arXiv 1706.03762")
+_LUONG = (
+    "Luong, Pham, Manning",
+    "Effective Approaches to Attention-based Neural Machine Translation",
+    "EMNLP 2015, arXiv 1508.04025",
+)
 _VIT = (
     "Dosovitskiy et al.",
     "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
@@ -140,6 +145,60 @@ ATTENTION_COMPLEXITY = Table(
         LayerComplexity("Recurrent", "n d^2", "n", "n"),
         LayerComplexity("Convolutional", "k n d^2", "1", "log_k(n)"),
         LayerComplexity("Self-Attention (restricted)", "r n d", "1", "n/r"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class TranslationSystem:
+    """perplexity and tokenised bleu on newstest2014, English to German; None where nothing is printed."""
+
+    system: str
+    perplexity: float | None
+    bleu: float
+
+
+LUONG_PROGRESS = Table(
+    Source(*_LUONG, "Table 1", "the rows of the paper's own systems"),
+    (
+        TranslationSystem("Base", 10.6, 11.3),
+        TranslationSystem("Base + reverse", 9.9, 12.6),
+        TranslationSystem("Base + reverse + dropout", 8.1, 14.0),
+        TranslationSystem("Base + reverse + dropout + global attention (location)", 7.3, 16.8),
+        TranslationSystem("Base + reverse + dropout + global attention (location) + feed input", 6.4, 18.1),
+        TranslationSystem("Base + reverse + dropout + local-p attention (general) + feed input", 5.9, 19.0),
+        TranslationSystem("Base + reverse + dropout + local-p attention (general) + feed input + unk", None, 20.9),
+        TranslationSystem("Ensemble of 8 models + unk", None, 23.0),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """One attention of a translator with input feeding: perplexity and bleu as in Table 1, bleu_unk after unknown
+    words were replaced by the word looked at; None where the table prints x."""
+
+    attention: str
+    score: str
+    perplexity: float
+    bleu: float | None
+    bleu_unk: float | None
+
+
+LUONG_ARCHITECTURES = Table(
+    Source(
+        *_LUONG,
+        "Table 4",
+        "for concat only perplexities are printed, in a footnote: 6.7 (global), 7.1 (local-m), 7.1 (local-p)",
+    ),
+    (
+        AttentionChoice("global", "location", 6.4, 18.1, 19.3),
+        AttentionChoice("global", "dot", 6.1, 18.6, 20.5),
+        AttentionChoice("global", "general", 6.1, 17.3, 19.1),
+        AttentionChoice("local-m", "dot", 7.0, None, None),
+        AttentionChoice("local-m", "general", 6.2, 18.6, 20.4),
+        AttentionChoice("local-p", "dot", 6.6, 18.0, 19.6),
+        AttentionChoice("local-p", "general", 5.9, 19.0, 20.9),
     ),
 )
 

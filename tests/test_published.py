@@ -17,6 +17,8 @@ def column_sums(table):
 
 # Each column of the print added up, after every cell was compared with the review: (numbers, their sum).
 SUMS = {
+    "LUONG_PROGRESS": {"perplexity": (6, 48.2), "bleu": (8, 135.7)},
+    "LUONG_ARCHITECTURES": {"perplexity": (7, 44.3), "bleu": (6, 109.6), "bleu_unk": (6, 119.8)},
     "VIT_VARIANTS": {"layers": (3, 68), "width": (3, 3072), "mlp": (3, 12288), "heads": (3, 44), "params_m": (3, 1025)},
     "DEIT_TRANSFER": {
         "imagenet": (10, 795.6),
@@ -74,12 +76,23 @@ def test_columns_add_up_to_those_of_the_print(name):
 
 
 def test_every_table_has_rows_of_one_kind_and_a_source():
-    assert len(published.tables()) == 15
+    assert len(published.tables()) == 17
     for name, table in published.tables().items():
         assert len({type(row) for row in table}) == 1, name
         assert len(set(table.rows)) == len(table), f"{name} has a row twice"
         assert all([table.source.authors, table.source.title, table.source.venue, table.source.place]), name
     assert str(published.RSA_GROUPS.source).endswith("NeurIPS 2021, arXiv 2111.01673, Table 4(d)")
+
+
+def test_luongs_tables_agree_where_they_print_the_same_system():
+    progress, choices = published.LUONG_PROGRESS, published.LUONG_ARCHITECTURES
+    for attention, score in (("global", "location"), ("local-p", "general")):
+        (row,) = [r for r in progress if r.system.endswith(f"{attention} attention ({score}) + feed input")]
+        choice = choices.find(attention=attention, score=score)
+        assert (row.perplexity, row.bleu) == (choice.perplexity, choice.bleu)
+    gains = [round(b - a, 1) for a, b in zip(progress.column("bleu"), progress.column("bleu")[1:])]
+    assert gains == [1.3, 1.4, 2.8, 1.3, 0.9, 1.9, 2.1]  # printed in brackets beside the rows
+    assert progress[5].bleu - progress[2].bleu == 5.0  # the abstract's gain of local attention
 
 
 def test_gap_is_kinetics_minus_something():
