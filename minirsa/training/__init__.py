@@ -1,4 +1,4 @@
-"""Training: the recipe as plain data, and the loop that follows it."""
+"""Training: the recipe as plain data, and the loop that follows it (`minirsa.training.translation` for Part I)."""
 
 from minirsa.training.loop import Recipe, accuracy, fit, motion_batches, predict_scores
 
