@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.utils._python_dispatch
 from torch import Tensor
 
+from minirsa.exercises.judging import LargestResult, compare, random_tensors
 from minirsa.layers.relational import RelationalSelfAttention, neighbourhood
 
 __all__ = ["check_grouped_relational_kernel", "check_output_from_latent", "check_reverse_relational"]
@@ -27,13 +27,13 @@ def check_grouped_relational_kernel(function: Callable[[Tensor, Tensor, Tensor],
     """
     sizes = ((3, 2, 1), (3, 2, 2), (5, 6, 2), (7, 12, 3), (4, 4, 4))
     for seed, (count, channels, groups) in enumerate(sizes):
-        query, keys, H = _random(seed, (channels,), (count, channels), (count, groups, count))
+        query, keys, H = random_tensors(seed, (channels,), (count, channels), (count, groups, count))
         expected = torch.zeros(count, dtype=torch.float64)
         for m in range(count):
             for channel in range(channels):
                 expected += query[channel] * keys[m, channel] * H[m, channel // (channels // groups)]
         where = f"for M = {count}, c = {channels}, G = {groups}"
-        _compare(function(query.clone(), keys.clone(), H.clone()), expected, where)
+        compare(function(query.clone(), keys.clone(), H.clone()), expected, where)
     return f"Right for {len(sizes)} sizes, from dot product (G = 1) to Hadamard product (G = c)."
 
 
@@ -44,14 +44,14 @@ def check_output_from_latent(function: Callable[[Tensor, Tensor, Tensor, Tensor,
     """
     sizes = ((2, 3, 27, 4), (8, 8, 245, 8), (4, 5, 75, 2))
     for seed, (queries, latent_size, count, width) in enumerate(sizes):
-        latent, X_V, H2, G, identity = _random(
+        latent, X_V, H2, G, identity = random_tensors(
             seed, (queries, latent_size), (count, width), (count, latent_size), (count, width), (width, width)
         )
         expected = (latent @ H2.T) @ (X_V @ identity + X_V @ X_V.T @ G)
         where = f"for L = {queries}, D = {latent_size}, M = {count}, c = {width}"
-        with _LargestResult() as largest:
+        with LargestResult() as largest:
             got = function(latent, X_V, H2, G, identity)
-        _compare(got, expected, where)
+        compare(got, expected, where)
         allowed = max(queries, latent_size, width) * max(latent_size, width)
         assert largest.numel <= allowed, (
             f"{where} an intermediate of shape {largest.shape} holds {largest.numel} numbers, {allowed} are enough: "
@@ -67,46 +67,18 @@ def check_reverse_relational(function: Callable[[RelationalSelfAttention, Tensor
     same picture. Tried on a layer whose parameters are all random.
     """
     layer = RelationalSelfAttention(6, queries=2, kernel_size=(3, 3, 1)).double()
-    draws = _random(0, *(tuple(parameter.shape) for parameter in layer.parameters()))
+    draws = random_tensors(0, *(tuple(parameter.shape) for parameter in layer.parameters()))
     with torch.no_grad():
         for parameter, values in zip(layer.parameters(), draws):
             parameter.copy_(values)
-        (features,) = _random(1, (2, 6, 3, 4, 2))
+        (features,) = random_tensors(1, (2, 6, 3, 4, 2))
         still = features[:, :, :1]
-        _compare(function(layer, still), layer(still), "on a clip of one frame")
+        compare(function(layer, still), layer(still), "on a clip of one frame")
         kernel = layer.kernels(features).basic + layer.kernels(features.flip(2)).relational.flip(3)  # (B, L, M, ...)
         value = neighbourhood(layer.project(features)[2], layer.kernel_size)  # (B, M, c, ...)
         correlation = torch.einsum("bmithw,bnithw->bmnthw", value, value)  # X X^T, (B, M, M, ...)
         context = torch.einsum("bmithw,ie->bmethw", value, layer.I)
         context = context + torch.einsum("bmnthw,en->bmethw", correlation, layer.G.flatten(1))
         expected = torch.einsum("blmthw,bmethw->belthw", kernel, context).flatten(1, 2)
-        _compare(function(layer, features), expected, "on a clip with a direction")
+        compare(function(layer, features), expected, "on a clip with a direction")
     return "Right: the layer's own output on a clip of one frame, the exchanged kernels on a longer one."
-
-
-def _random(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Standard normal float64 tensors from one generator."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-
-
-def _compare(got: object, expected: Tensor, where: str) -> None:
-    """Raise AssertionError unless `got` is a tensor of the expected shape and, to 1e-9, values."""
-    assert isinstance(got, Tensor), f"{where} expected a tensor, got {type(got).__name__}"
-    assert got.shape == expected.shape, f"{where} expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    error = (got - expected).abs().max().item()
-    assert error < 1e-9 * (1 + expected.abs().max().item()), f"{where} the largest error is {error:.2g}"
-
-
-class _LargestResult(torch.utils._python_dispatch.TorchDispatchMode):
-    """Remembers the largest tensor that any operation returns; views (transposes, reshapes) are free."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel, self.shape = 0, ()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and not func.is_view and result.numel() > self.numel:
-            self.numel, self.shape = result.numel(), tuple(result.shape)
-        return result
