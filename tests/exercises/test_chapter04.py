@@ -1,0 +1,124 @@
+"""The checkers of chapter 4 accept right answers and refuse known wrong ones."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minirsa.exercises import chapter04
+
+
+def layer_norm(x, scale, shift, eps):
+    centred = x - x.mean(-1, keepdim=True)
+    variance = centred.square().mean(-1, keepdim=True)
+    return scale * centred / (variance + eps).sqrt() + shift
+
+
+def test_layer_norm_is_accepted():
+    assert "shapes" in chapter04.check_layer_norm(layer_norm)
+    chapter04.check_layer_norm(lambda x, scale, shift, eps: F.layer_norm(x, x.shape[-1:], scale, shift, eps))
+
+
+def centred(x, axis=-1):
+    return x - x.mean(axis, keepdim=True)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda x, scale, shift, eps: scale * centred(x) / (x.var(-1, keepdim=True) + eps).sqrt() + shift,
+    lambda x, scale, shift, eps: scale * centred(x) / (x.std(-1, correction=0, keepdim=True) + eps) + shift,
+    lambda x, scale, shift, eps: scale * centred(x) / x.std(-1, correction=0, keepdim=True) + shift,
+    lambda x, scale, shift, eps: scale * x / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() + shift,
+    lambda x, scale, shift, eps: scale * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + shift,
+    lambda x, scale, shift, eps: layer_norm(x, torch.ones_like(scale), torch.zeros_like(shift), eps),
+    lambda x, scale, shift, eps: scale * (layer_norm(x, torch.ones_like(scale), shift, eps)),
+    lambda x, scale, shift, eps: scale * centred(x, 0) / (x.var(0, correction=0, keepdim=True) + eps).sqrt() + shift,
+    lambda x, scale, shift, eps: F.layer_norm(x, x.shape, None, None, eps) * scale + shift,
+    lambda x, scale, shift, eps: scale * centred(x) / (x.var(-1, correction=0, keepdim=True) + eps**2).sqrt() + shift,
+    lambda x, scale, shift, eps: layer_norm(x, scale, shift, eps)[None],
+])  # fmt: skip
+def test_wrong_layer_norms_are_refused(wrong):
+    with pytest.raises(AssertionError, match="for x of shape"):
+        chapter04.check_layer_norm(wrong)
+
+
+def encoder_layer(x, attention, feed_forward, first_norm, second_norm, order):
+    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+        x = norm(x + sublayer(x)) if order == "post" else x + sublayer(norm(x))
+    return x
+
+
+def test_both_orders_are_accepted():
+    assert "both orders" in chapter04.check_encoder_layer(encoder_layer)
+
+
+def normed_residual(x, attention, feed_forward, first_norm, second_norm, order):
+    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+        x = norm(x + sublayer(x)) if order == "post" else norm(x) + sublayer(norm(x))
+    return x
+
+
+def norm_of_the_branch(x, attention, feed_forward, first_norm, second_norm, order):
+    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+        x = x + norm(sublayer(x)) if order == "post" else x + sublayer(norm(x))
+    return x
+
+
+def no_residual(x, attention, feed_forward, first_norm, second_norm, order):
+    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+        x = norm(sublayer(x)) if order == "post" else sublayer(norm(x))
+    return x
+
+
+def side_by_side(x, attention, feed_forward, first_norm, second_norm, order):
+    if order == "post":
+        return encoder_layer(x, attention, feed_forward, first_norm, second_norm, order)
+    return x + attention(first_norm(x)) + feed_forward(second_norm(x))
+
+
+def pre_with_last_norm(x, attention, feed_forward, first_norm, second_norm, order):
+    out = encoder_layer(x, attention, feed_forward, first_norm, second_norm, order)
+    return second_norm(out) if order == "pre" else out
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [
+    (lambda *given: encoder_layer(*given[:-1], "post"), "gave the post-LN layer"),
+    (lambda *given: encoder_layer(*given[:-1], "pre"), "gave the pre-LN layer"),
+    (lambda *given: encoder_layer(*given[:-1], {"pre": "post", "post": "pre"}[given[-1]]), "gave the pre-LN layer"),
+    (normed_residual, 'order "pre"'),
+    (norm_of_the_branch, 'order "post"'),
+    (no_residual, 'order "post"'),
+    (side_by_side, 'order "pre"'),
+    (pre_with_last_norm, 'order "pre"'),
+    (lambda x, a, f, first, second, order: encoder_layer(x, a, f, first, first, order), "order"),
+    (lambda x, a, f, first, second, order: encoder_layer(x, a, f, second, first, order), "order"),
+    (lambda x, a, f, first, second, order: encoder_layer(x, f, a, first, second, order), "order"),
+])  # fmt: skip
+def test_wrong_orders_are_refused(wrong, reason):
+    with pytest.raises(AssertionError, match=reason):
+        chapter04.check_encoder_layer(wrong)
+
+
+def learning_rate(step, warm_up, top):
+    return top * min(step / warm_up, math.sqrt(warm_up / step))
+
+
+def test_learning_rate_is_accepted():
+    assert "schedules" in chapter04.check_learning_rate(learning_rate)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda step, warm_up, top: top * min(step / warm_up, 1.0),
+    lambda step, warm_up, top: top * math.sqrt(warm_up / step),
+    lambda step, warm_up, top: top * min(1.0, math.sqrt(warm_up / step)),
+    lambda step, warm_up, top: top * min((step - 1) / warm_up, math.sqrt(warm_up / step)),
+    lambda step, warm_up, top: top * min((step + 1) / warm_up, math.sqrt(warm_up / step)),
+    lambda step, warm_up, top: top * min(step * warm_up**-1.5, step**-0.5),
+    lambda step, warm_up, top: top * min(step / warm_up, step**-0.5),
+    lambda step, warm_up, top: top * min(step / warm_up, warm_up / step),
+    lambda step, warm_up, top: top * (step / warm_up if step <= warm_up else math.sqrt(1 / (step - warm_up))),
+    lambda step, warm_up, top: torch.tensor(learning_rate(step, warm_up, top)),
+])  # fmt: skip
+def test_wrong_learning_rates_are_refused(wrong):
+    with pytest.raises(AssertionError, match="at step"):
+        chapter04.check_learning_rate(wrong)
