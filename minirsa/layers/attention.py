@@ -32,7 +32,7 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return scores.softmax(-1)
     check_mask(mask, scores.shape)
     alive = mask.any(-1, keepdim=True)  # (..., n, 1)
-    return scores.masked_fill(alive & ~mask, -math.inf).softmax(-1).masked_fill(~(alive & mask), 0.0)
+    return scores.masked_fill(alive & ~mask, -math.inf).softmax(-1).masked_fill(~alive, 0.0)
 
 
 def scaled_dot_product_attention(

@@ -60,14 +60,37 @@ class FeedForward(nn.Module):
         return self.contract(self.dropout(self.activation(self.expand(x))))
 
 
+class StochasticDepth(nn.Module):
+    """Leaves a whole branch out for some samples, in training only: (B, ...) -> (B, ...).
+
+    A sample's branch becomes zero with the given probability and is otherwise divided by 1 - probability, so that its
+    expectation stays. Raises ValueError for a probability outside [0, 1). Source: Huang et al., "Deep Networks with
+    Stochastic Depth", ECCV 2016. Book: chapter 6.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"expected a probability in [0, 1), got {probability}")
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if not self.training or self.probability == 0:
+            return branch
+        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1 - self.probability)
+        return branch * kept / (1 - self.probability)
+
+
 class _Sublayers(nn.Module):
     """What encoder and decoder layers share: where a norm stands around a sublayer and its residual sum."""
 
-    def __init__(self, width: int, *, norm: str, dropout: float):
+    def __init__(self, width: int, *, norm: str, dropout: float, stochastic_depth: float = 0.0):
         super().__init__()
         check_norm(norm)
         self.width, self.pre = width, norm == "pre"
         self.dropout = nn.Dropout(dropout)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def _enter(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         """What the sublayer gets of the residual stream x."""
@@ -75,7 +98,7 @@ class _Sublayers(nn.Module):
 
     def _leave(self, norm: nn.LayerNorm, x: Tensor, output: Tensor) -> Tensor:
         """The residual stream behind the sublayer."""
-        x = x + self.dropout(output)
+        x = x + self.stochastic_depth(self.dropout(output))
         return x if self.pre else norm(x)
 
 
@@ -88,6 +111,7 @@ class EncoderLayer(_Sublayers):
         activation: "relu" or "gelu".
         dropout: on the output of each sublayer.
         eps: of the norms.
+        stochastic_depth: probability with which a sublayer is left out, for each sample, in training.
 
     Raises ValueError for options that do not fit. Source: Vaswani et al. 2017, section 3.1; Xiong et al. 2020,
     table 1. Book: chapters 3 and 4.
@@ -103,8 +127,9 @@ class EncoderLayer(_Sublayers):
         activation: str = "relu",
         dropout: float = 0.1,
         eps: float = 1e-5,
+        stochastic_depth: float = 0.0,
     ):
-        super().__init__(width, norm=norm, dropout=dropout)
+        super().__init__(width, norm=norm, dropout=dropout, stochastic_depth=stochastic_depth)
         self.attention = MultiHeadAttention(width, heads)
         self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.feed_forward = FeedForward(width, hidden, activation=activation)
@@ -201,14 +226,28 @@ class DecoderLayer(_Sublayers):
 class Encoder(nn.Module):
     """`depth` encoder layers, and for pre-LN a last norm: (B, n, C) -> (B, n, C).
 
-    Args as for `EncoderLayer`. `layers` are the layers, `norm` the last norm, None for post-LN, whose last layer
+    Args as for `EncoderLayer`; stochastic_depth is the last layer's, and grows linearly from 0 at the first (Huang et
+    al. 2016). `layers` are the layers, `norm` the last norm, None for post-LN, whose last layer
     already ends with one. Source: Vaswani et al. 2017, section 3.1; Xiong et al. 2020, table 1. Book: chapters 3, 4.
     """
 
-    def __init__(self, depth: int, width: int, heads: int, hidden: int, *, norm: str = "post", **options):
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        norm: str = "post",
+        stochastic_depth: float = 0.0,
+        **options,
+    ):
         super().__init__()
         check_depth(depth)
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden, norm=norm, **options) for _ in range(depth))
+        rates = [stochastic_depth * i / max(depth - 1, 1) for i in range(depth)]
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, hidden, norm=norm, stochastic_depth=rate, **options) for rate in rates
+        )
         self.norm = nn.LayerNorm(width, eps=options.get("eps", 1e-5)) if norm == "pre" else None
 
     def forward(
