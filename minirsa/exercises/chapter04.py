@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from minirsa.exercises.judging import compare, random_tensors
+
 __all__ = ["check_encoder_layer", "check_layer_norm", "check_learning_rate"]
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -28,7 +30,7 @@ def check_layer_norm(function: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     """
     cases = (((4,), 1e-5), ((3, 5), 0.5), ((2, 3, 4), 0.1), ((2, 2, 8), 2.0))
     for seed, (shape, eps) in enumerate(cases):
-        x, scale, shift = _random(seed, shape, shape[-1:], shape[-1:])
+        x, scale, shift = random_tensors(seed, shape, shape[-1:], shape[-1:])
         x = x + 3.0
         expected = torch.empty_like(x)
         for row, result in zip(x.flatten(0, -2) if x.ndim > 1 else x[None], expected.view(-1, shape[-1])):
@@ -37,7 +39,7 @@ def check_layer_norm(function: Callable[[Tensor, Tensor, Tensor, float], Tensor]
             for k in range(len(row)):
                 result[k] = scale[k] * (row[k] - mean) / math.sqrt(variance + eps) + shift[k]
         where = f"for x of shape {shape} and eps = {eps}"
-        _compare(function(x.clone(), scale.clone(), shift.clone(), eps), expected, where)
+        compare(function(x.clone(), scale.clone(), shift.clone(), eps), expected, where)
     return f"Right for {len(cases)} shapes, with eps from 1e-5 to 2."
 
 
@@ -51,7 +53,7 @@ def check_encoder_layer(
     """
     outputs = {}
     for seed in range(3):
-        x, mixing, weight, *affine = _random(seed, (2, 3, 4), (3, 3), (4, 4), (4,), (4,), (4,), (4,))
+        x, mixing, weight, *affine = random_tensors(seed, (2, 3, 4), (3, 3), (4, 4), (4,), (4,), (4,), (4,))
 
         def attention(x: Tensor, mixing=mixing) -> Tensor:
             return torch.einsum("mn,bnc->bmc", mixing, x).sin()
@@ -71,7 +73,7 @@ def check_encoder_layer(
                 got = function(x.clone(), attention, feed_forward, first, second, order)
                 mistaken = isinstance(got, Tensor) and got.shape == x.shape and torch.allclose(got, outputs[other])
                 assert not mistaken, f'order "{order}" gave the {other}-LN layer'
-                _compare(got, outputs[order], f'for order "{order}"')
+                compare(got, outputs[order], f'for order "{order}"')
     return "Right in both orders: after the sum (post-LN), and before the sublayer (pre-LN)."
 
 
@@ -89,17 +91,3 @@ def check_learning_rate(function: Callable[[int, int, float], float]) -> str:
             assert isinstance(got, (int, float)), f"{where} expected a number, got {type(got).__name__}"
             assert math.isclose(got, expected, rel_tol=1e-9), f"{where} expected {expected:.6g}, got {got:.6g}"
     return f"Right for {len(cases)} schedules; with warm_up = 1 there is none."
-
-
-def _random(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Standard normal float64 tensors from one generator."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-
-
-def _compare(got: object, expected: Tensor, where: str) -> None:
-    """Raise AssertionError unless `got` is a tensor of the expected shape and, to 1e-9, values."""
-    assert isinstance(got, Tensor), f"{where} expected a tensor, got {type(got).__name__}"
-    assert got.shape == expected.shape, f"{where} expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    error = (got - expected).abs().max().item()
-    assert error < 1e-9 * (1 + expected.abs().max().item()), f"{where} the largest error is {error:.2g}"
