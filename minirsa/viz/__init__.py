@@ -1,9 +1,12 @@
 """Figures, animations and interactive explorers. Everything here takes arrays, never models.
 
-Book: every chapter; the explorer is at home in chapter 13.
+Book: every chapter; the alignment map is at home in chapter 1, the attention explorer in chapter 2, the kernel
+explorer in chapter 13.
 """
 
+from minirsa.viz.alignment import AlignmentExample, AlignmentMap, alignment
 from minirsa.viz.animation import kernel_animation
+from minirsa.viz.attention import AttentionExplorer
 from minirsa.viz.clips import clip_strip
 from minirsa.viz.dual import DualFigure
 from minirsa.viz.explorer import KernelExplorer
@@ -16,8 +19,12 @@ __all__ = [
     "PALETTE",
     "PALETTE_DARK",
     "SEQUENTIAL",
+    "AlignmentExample",
+    "AlignmentMap",
+    "AttentionExplorer",
     "DualFigure",
     "KernelExplorer",
+    "alignment",
     "attention_map",
     "clip_strip",
     "kernel_animation",

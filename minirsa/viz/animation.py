@@ -72,7 +72,7 @@ def kernel_animation(
     return page_figure(
         "animation",
         data,
-        script="animation.js",
+        scripts=["animation.js"],
         picture=data_uri(few_colors(still.picture(frame, row, column)), "image/png"),
         alternative="The same clip forwards and backwards; under each, at one point, a row of small maps for each "
         f"of {', '.join(still.names)}.",

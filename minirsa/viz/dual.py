@@ -55,7 +55,7 @@ import hashlib
 import html as markup
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def asset(name: str) -> str:
     return files("minirsa.viz").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _style_sheet() -> str:
+def _style_sheet(own: str | None) -> str:
     def variables(palette: dict[str, str], line: str, soft: str, outside: str) -> str:
         colors = {
             "paper": palette["paper"],
@@ -113,6 +113,7 @@ def _style_sheet() -> str:
             "neutral": palette["paper"],
             "negative": palette["basic"],
             "positive": palette["relational"],
+            "attention": palette["attention"],
             "highlight": palette["highlight"],
             "line": line,
             "soft": soft,
@@ -122,25 +123,36 @@ def _style_sheet() -> str:
 
     light = variables(PALETTE, "#d5dae1", "#5c6773", "#e3e7ec")
     dark = variables(PALETTE_DARK, "#39424e", "#aab4c0", "#2a313b")
-    return asset("figure.css").replace("LIGHT", light).replace("DARK", dark)
+    shared = asset("figure.css").replace("LIGHT", light).replace("DARK", dark)
+    return shared if own is None else shared + asset(own)
 
 
-def page_figure(kind: str, data: dict[str, Any], *, script: str, picture: str, alternative: str, caption: str) -> str:
+def page_figure(
+    kind: str,
+    data: dict[str, Any],
+    *,
+    scripts: Sequence[str],
+    picture: str,
+    alternative: str,
+    caption: str,
+    style: str | None = None,
+) -> str:
     """Self-contained HTML of a figure that a script brings to life.
 
     `kind`: the figure's class is `minirsa-<kind>`. `data`: what the script finds as `DATA`, plus `DATA.id`.
-    `script`: file in assets/, run after figure.js inside one function. `picture`: data address of the static
-    picture shown until the script takes over, and for good where scripts are removed. `alternative`: what the
-    picture shows, in words. `caption`: plain text.
+    `scripts`: files in assets/, run in this order after figure.js, all inside one function. `picture`: data
+    address of the static picture shown until the script takes over, and for good where scripts are removed.
+    `alternative`: what the picture shows, in words. `caption`: plain text. `style`: a file in assets/ with the
+    rules that only this figure needs, after figure.css.
     """
     body = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    source = asset("figure.js") + asset(script)
+    source = "".join(asset(name) for name in ("figure.js", *scripts))
     identity = hashlib.sha256((kind + body + source + caption).encode()).hexdigest()[:12]
     literal = f'{{"id":"{identity}",{body[1:]}'.replace("<", "\\u003c")
     quoted = markup.escape(alternative)
     return (
         f'<figure class="minirsa-figure minirsa-{kind}" data-minirsa="{identity}" data-state="static">\n'
-        f"<style>{_style_sheet()}</style>\n"
+        f"<style>{_style_sheet(style)}</style>\n"
         f'<div class="mx-stage"><img class="mx-static" src="{picture}" alt="{quoted}"></div>\n'
         f"<figcaption>{markup.escape(caption)}</figcaption>\n"
         f'<script>(() => {{\n"use strict";\nconst DATA = {literal};\n{source}}})();</script>\n'

@@ -1,4 +1,4 @@
-"""Arrays and pictures as text that a page can carry: frames as data addresses, kernels as compressed bytes.
+"""Arrays and pictures as text that a page can carry: frames as data addresses, numbers as compressed bytes.
 
 A field of kernels at every frame, row and column is large: 8 frames of 14 x 14 points with 5 x 7 x 7
 kernels are 384 thousand numbers, for each kind of kernel and each direction of play. Two facts make it
@@ -11,6 +11,11 @@ small enough for a page:
       eigenvectors of the field's Gram matrix.
 
 Whichever of the two takes fewer bytes is kept, field by field; the same input gives the same bytes.
+
+Attention weights are no combinations of few maps, and their largest value differs from query to query by
+orders of magnitude: `pack_weights` stores each query's weights as whole numbers from 1 to n, n its own
+largest weight, and keeps 0 for weights that are exactly zero: what was masked is not the same as what was
+hardly looked at.
 """
 
 from __future__ import annotations
@@ -68,7 +73,7 @@ def color_scale(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Packed:
-    """Fields as the page's script reads them (`kernelAt` in assets/figure.js)."""
+    """Fields as the page's script reads them (`kernelAt` in assets/figure.js, `weightsAt` in assets/weights.js)."""
 
     fields: list[dict[str, Any]]
     content: bytes
@@ -160,3 +165,53 @@ def unpack_field(packed: Packed, index: int, kernel: tuple[int, int, int]) -> np
         coefficients = own[: -field["rank"] * size].reshape(field["rank"], -1).T
         matrix = (coefficients * field["weights"]) @ basis
     return matrix.reshape(-1, *kernel).clip(-1, 1) * field["scale"]
+
+
+def spread(weights: np.ndarray) -> np.ndarray:
+    """Over how many places weights are spread: exp of the entropy of each row, scaled to sum to one.
+
+    `weights` (queries, places), >= 0. Returns (queries,): 1 where one place has all, `places` where all are
+    equal, 0 for a row of zeros.
+    """
+    total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
+    share = weights / np.where(total > 0, total, 1)
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    return np.where(total[:, 0] > 0, np.exp(-(share * logs).sum(axis=1)), 0)
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def pack_weights(weights: dict[str, np.ndarray], budget: int = 400_000) -> Packed:
+    """Pack weights (queries, places) >= 0 by name; coarser levels when they exceed `budget` bytes."""
+    for levels in (120, 60, 30, 15):
+        described, parts, offset = [], [], 0
+        for name, each in weights.items():
+            largest = each.max(axis=1)
+            share = each / np.where(largest > 0, largest, 1)[:, None]
+            body = np.where(each > 0, 1 + np.round(share * (levels - 1)), 0).astype(np.int8).tobytes()
+            described.append(
+                {
+                    "name": name,
+                    "levels": levels,
+                    "offset": offset,
+                    "largest": _short(largest),
+                    "spread": _short(spread(each)),
+                }
+            )
+            parts.append(body)
+            offset += len(body)
+        packed = Packed(described, zlib.compress(b"".join(parts), 9))
+        if len(packed.content) <= budget:
+            break
+    return packed
+
+
+def unpack_weights(packed: Packed, index: int) -> np.ndarray:
+    """What the page shows of the weights number `index`: (queries, places). For tests, as `unpack_field`."""
+    field = packed.fields[index]
+    content = np.frombuffer(zlib.decompress(packed.content), np.int8)
+    end = packed.fields[index + 1]["offset"] if index + 1 < len(packed.fields) else len(content)
+    levels = content[field["offset"] : end].reshape(len(field["largest"]), -1).astype(np.float64)
+    return np.maximum(levels - 1, 0) / (field["levels"] - 1) * np.array(field["largest"])[:, None]

@@ -140,7 +140,7 @@ class KernelExplorer(DualFigure):
         return page_figure(
             "explorer",
             data,
-            script="explorer.js",
+            scripts=["pointing.js", "explorer.js"],
             picture=data_uri(few_colors(self.picture(frame, row, column, self.names[-1])), "image/png"),
             alternative=f"Frame {frame + 1} of the clip and, at one point of it, one row of small maps for each of "
             f"{', '.join(self.names)}, from the frame's past to its future.",

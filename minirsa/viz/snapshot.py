@@ -48,7 +48,7 @@ class Panel:
     kernels: Mapping[str, np.ndarray]
 
 
-class _Sheet:
+class Sheet:
     """One axes over a whole figure, addressed in inches from the top left corner: making axes is what takes time."""
 
     def __init__(self, width: float, height: float, dpi: int) -> None:
@@ -93,7 +93,7 @@ def panels_png(
     rows_height = (1 + len(scales)) * (down + LINE) + LINE
     beside = len(panels) == 1
     body = max(picture_height, rows_height) if beside else picture_height + rows_height
-    sheet = _Sheet(2 * PANEL + BETWEEN + 2 * MARGIN, LINE + body + 2 * MARGIN, dpi)
+    sheet = Sheet(2 * PANEL + BETWEEN + 2 * MARGIN, LINE + body + 2 * MARGIN, dpi)
     for i, panel in enumerate(panels):
         left, top = MARGIN + i * (PANEL + BETWEEN), MARGIN + LINE
         sheet.write(left, MARGIN, panel.title, fontweight="bold", fontsize=10)
@@ -110,7 +110,7 @@ def panels_png(
 
 
 def _rows(
-    sheet: _Sheet,
+    sheet: Sheet,
     left: float,
     top: float,
     panel: Panel,

@@ -35,36 +35,7 @@ const begin = async (root) => {
     const own = panel.frames.map((i) => images[i]);
     const aspect = own[0].naturalHeight / gh / (own[0].naturalWidth / gw);
 
-    const point = (event) => {
-      const box = frame.getBoundingClientRect();
-      const cell = (at, length, n) => Math.min(n - 1, Math.max(0, Math.floor(at / length * n)));
-      update({
-        row: cell(event.clientY - box.top, box.height, gh),
-        column: cell(event.clientX - box.left, box.width, gw),
-      });
-    };
-    frame.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      event.preventDefault();
-      frame.focus({ preventScroll: true });
-      frame.setPointerCapture(event.pointerId);
-      point(event);
-    });
-    frame.addEventListener("pointermove", (event) => {
-      if (frame.hasPointerCapture(event.pointerId)) point(event);
-    });
-    frame.addEventListener("keydown", (event) => {
-      if (event.altKey || event.ctrlKey || event.metaKey) return;
-      const moves = {
-        ArrowUp: ["row", -1], ArrowDown: ["row", 1], ArrowLeft: ["column", -1], ArrowRight: ["column", 1],
-        PageUp: ["frame", -1], PageDown: ["frame", 1],
-      };
-      const move = moves[event.key];
-      if (!move) return;
-      event.preventDefault();
-      event.stopPropagation();
-      update({ [move[0]]: state[move[0]] + move[1] });
-    });
+    pickCells(frame, grid, (cell) => update(cell), (name, by) => update({ [name]: state[name] + by }));
 
     const draw = (colors) => {
       const t = panel.reversed ? T - 1 - state.frame : state.frame;

@@ -62,7 +62,7 @@ const theme = (root) => {
   const style = getComputedStyle(root);
   const value = (name) => style.getPropertyValue(`--mx-${name}`).trim();
   const colors = {};
-  for (const name of ["negative", "neutral", "positive"]) colors[name] = parseColor(value(name));
+  for (const name of ["negative", "neutral", "positive", "attention"]) colors[name] = parseColor(value(name));
   for (const name of ["line", "highlight", "outside"]) colors[name] = value(name);
   return colors;
 };
