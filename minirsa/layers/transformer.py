@@ -63,23 +63,25 @@ class FeedForward(nn.Module):
 class StochasticDepth(nn.Module):
     """Leaves a whole branch out for some samples, in training only: (B, ...) -> (B, ...).
 
-    A sample's branch becomes zero with the given probability and is otherwise divided by 1 - probability, so that its
-    expectation stays. Raises ValueError for a probability outside [0, 1). Source: Huang et al., "Deep Networks with
-    Stochastic Depth", ECCV 2016. Book: chapter 6.
+    A sample's branch is kept with probability `keep` and divided by it, so that its expectation stays, or becomes zero.
+    Raises ValueError for a keep outside (0, 1]. Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
     """
 
-    def __init__(self, probability: float):
+    def __init__(self, keep: float = 1.0):
         super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"expected a probability in [0, 1), got {probability}")
-        self.probability = probability
+        if not 0.0 < keep <= 1.0:
+            raise ValueError(f"expected a probability of keeping in (0, 1], got {keep}")
+        self.keep = keep
 
     def forward(self, branch: Tensor) -> Tensor:
         """(B, ...) -> (B, ...)."""
-        if not self.training or self.probability == 0:
+        if not self.training or self.keep == 1.0:
             return branch
-        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1 - self.probability)
-        return branch * kept / (1 - self.probability)
+        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(self.keep)
+        return branch * (kept / self.keep)
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep:.3f}"
 
 
 class _Sublayers(nn.Module):
@@ -90,7 +92,7 @@ class _Sublayers(nn.Module):
         check_norm(norm)
         self.width, self.pre = width, norm == "pre"
         self.dropout = nn.Dropout(dropout)
-        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.stochastic_depth = StochasticDepth(1.0 - stochastic_depth)
 
     def _enter(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         """What the sublayer gets of the residual stream x."""

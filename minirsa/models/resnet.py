@@ -27,6 +27,7 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
+from minirsa.layers.transformer import StochasticDepth
 from minirsa.models.weights import COUNTER, load_exactly, read_tensors, rename
 
 BlockIndex = tuple[int, int]
@@ -46,28 +47,6 @@ def frame_convolution(in_channels: int, out_channels: int, size: int, stride: in
         padding=(0, size // 2, size // 2),
         bias=False,
     )
-
-
-class StochasticDepth(nn.Module):
-    """Drops a whole residual branch, clip by clip, in training: keeps it with probability `keep`, scaled by 1/keep.
-
-    Huang et al. 2016. (B, ...) -> (B, ...).
-    """
-
-    def __init__(self, keep: float = 1.0) -> None:
-        super().__init__()
-        if not 0.0 < keep <= 1.0:
-            raise ValueError(f"expected a probability of keeping in (0, 1], got {keep}")
-        self.keep = keep
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.keep == 1.0:
-            return x
-        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(self.keep)
-        return x * (kept / self.keep)
-
-    def extra_repr(self) -> str:
-        return f"keep={self.keep:.3f}"
 
 
 class Bottleneck(nn.Module):

@@ -346,3 +346,11 @@ X = torch.zeros(2, 5, 8)
 def test_errors_say_what_was_expected_and_what_came(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_dropout_of_the_layer_acts_in_training_only():
+    layer, x = MultiHeadAttention(8, 2, dropout=0.5).double(), draw(2, 6, 8)
+    torch.manual_seed(0)
+    assert not torch.equal(layer.train()(x), layer(x))
+    assert_close(layer.eval()(x), layer(x, return_weights=True)[0])
+    assert torch.equal(layer(x), layer(x))

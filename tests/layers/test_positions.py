@@ -82,3 +82,8 @@ def test_learned_positions_are_added_and_learn():
 def test_errors_say_what_was_expected(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_learned_positions_start_small():
+    torch.manual_seed(0)
+    assert LearnedPositions(100, 50).table.std().item() == pytest.approx(0.02, rel=0.1)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from minirsa.layers.attention import padding_mask
-from minirsa.layers.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward, StochasticDepth
+from minirsa.layers.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
 
 WIDTH, HEADS, HIDDEN = 8, 2, 12
 
@@ -196,6 +196,7 @@ X = torch.zeros(2, 5, 8)
         (lambda: EncoderLayer(8, 2, 16, norm="first"), "post.*pre.*first"),
         (lambda: EncoderLayer(8, 2, 16, activation="swish"), "gelu.*relu.*swish"),
         (lambda: EncoderLayer(8, 2, 0), "hidden"),
+        (lambda: EncoderLayer(8, 2, 16, stochastic_depth=1.0), "keeping"),
         (lambda: Encoder(0, 8, 2, 16), "depth"),
         (lambda: Decoder(0, 8, 2, 16), "depth"),
         (lambda: EncoderLayer(8, 2, 16)(X[0]), r"\(B, n, 8\)"),
@@ -213,21 +214,9 @@ def test_errors_say_what_was_expected(call, words):
         call()
 
 
-def test_stochastic_depth_drops_whole_samples_and_keeps_the_expectation():
-    torch.manual_seed(0)
-    layer, x = StochasticDepth(0.25), torch.ones(4000, 2, 3, dtype=torch.float64)
-    dropped = layer.train()(x)
-    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.75}
-    assert (dropped == dropped[:, :1, :1]).all()  # a sample is dropped as a whole
-    assert_close(dropped.mean(), torch.tensor(1.0, dtype=torch.float64), atol=0.03, rtol=0)
-    assert_close(layer.eval()(x), x)
-    with pytest.raises(ValueError, match="probability"):
-        StochasticDepth(1.0)
-
-
 def test_stochastic_depth_grows_from_zero_to_the_last_layer():
     encoder = Encoder(5, WIDTH, HEADS, HIDDEN, norm="pre", stochastic_depth=0.2)
-    assert [layer.stochastic_depth.probability for layer in encoder.layers] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert [layer.stochastic_depth.keep for layer in encoder.layers] == pytest.approx([1, 0.95, 0.9, 0.85, 0.8])
     torch.manual_seed(0)
     last, x = encoder.layers[-1].double().train(), draw(400, 2, WIDTH)
     last.dropout.p = 0.0
