@@ -35,7 +35,7 @@ def randomized(model, seed=0):
 
 @pytest.fixture
 def peer():
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="the parity peer is an extra: pip install minirsa[parity]")
     return randomized(
         timm.models.deit.VisionTransformerDistilled(
             img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, mlp_ratio=40 / 24, num_classes=7

@@ -37,7 +37,7 @@ def randomized(model, seed=0):
 
 
 def timm_model(**options):
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="the parity peer is an extra: pip install minirsa[parity]")
     return timm.models.vision_transformer.VisionTransformer(
         **{
             "img_size": 32,
@@ -126,7 +126,7 @@ def test_models_without_class_token_or_learned_positions_take_no_published_weigh
 
 
 def test_published_builders_take_published_shapes(tmp_path):
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="the parity peer is an extra: pip install minirsa[parity]")
     peer = randomized(timm.create_model("deit_tiny_patch16_224"))
     save_file(peer.state_dict(), tmp_path / "tiny.safetensors")
     model = from_pretrained(tmp_path / "tiny.safetensors", deit_tiny).eval()
