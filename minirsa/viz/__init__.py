@@ -6,6 +6,7 @@ explorer in chapter 13.
 
 from minirsa.viz.alignment import AlignmentExample, AlignmentMap, alignment
 from minirsa.viz.animation import kernel_animation
+from minirsa.viz.architecture import encoder_decoder
 from minirsa.viz.attention import AttentionExplorer
 from minirsa.viz.clips import clip_strip
 from minirsa.viz.dual import DualFigure
@@ -27,6 +28,7 @@ __all__ = [
     "alignment",
     "attention_map",
     "clip_strip",
+    "encoder_decoder",
     "kernel_animation",
     "kernel_maps",
     "use_style",
