@@ -210,14 +210,14 @@ class MotionSet:
         uniforms = torch.empty(len(positions), _GLOBAL + (2 + config.distractors) * _SLOT)
         noise = torch.empty(len(positions), *shape)
         for row, position in enumerate(positions):
-            generator = torch.Generator().manual_seed(_mix(self.seed, position))
+            generator = torch.Generator().manual_seed(mix_seeds(self.seed, position))
             torch.rand(uniforms.shape[1], generator=generator, out=uniforms[row])
             if config.noise > 0:
                 torch.rand(shape, generator=generator, out=noise[row])
         return uniforms, (noise - 0.5) * math.sqrt(12)
 
 
-def _mix(seed: int, index: int) -> int:
+def mix_seeds(seed: int, index: int) -> int:
     """One 32-bit seed out of two numbers, by splitmix64's finaliser: neighbours have nothing in common."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & mask
