@@ -16,7 +16,6 @@ Bahdanau et al. 2015, figure 3, and Luong et al. 2015, figure 7, draw such maps.
 
 from __future__ import annotations
 
-import base64
 import functools
 import html as markup
 import io
@@ -35,11 +34,14 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from minirsa.viz.dual import DualFigure, page_figure
-from minirsa.viz.encoding import data_uri, few_colors, pack_weights
+from minirsa.viz.encoding import data_uri, few_colors
 from minirsa.viz.style import PAGE_WIDTH, PALETTE
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
+
+UNIT = 10_000
+"""A page stores weights in ten thousandths, as whole numbers: most take one to three characters."""
 
 WEIGHTS = LinearSegmentedColormap.from_list("minirsa_weights", [PALETTE["paper"], PALETTE["attention"]])
 """White (zero) to purple (the largest weight)."""
@@ -65,9 +67,9 @@ def _words(words: Sequence[str], name: str) -> list[str]:
 
 
 def check_alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> np.ndarray:
-    """Weights as float64 `(len(target), len(source))`; raises ValueError where they do not fit the words."""
+    """The weights as a new float64 `(len(target), len(source))`; raises ValueError where they do not fit the words."""
     source, target = _words(source, "source"), _words(target, "target")
-    weights = np.asarray(weights, dtype=np.float64)
+    weights = np.array(weights, dtype=np.float64)
     if weights.shape != (len(target), len(source)):
         shape = f"({len(target)}, {len(source)})"
         raise ValueError(f"weights: expected shape {shape}, (target words, source words), got {weights.shape}")
@@ -188,15 +190,14 @@ class AlignmentMap(DualFigure):
         return f"AlignmentMap({len(self.examples)} {'example' if len(self.examples) == 1 else 'examples'}: {sizes})"
 
     def html(self) -> str:
-        packed = pack_weights({str(i): e.weights.reshape(1, -1) for i, e in enumerate(self.examples)})
         data = {
-            "fields": packed.fields,
-            "bytes": base64.b64encode(packed.content).decode("ascii"),
+            "unit": UNIT,
             "examples": [
                 {
                     "title": title,
                     "source": example.source,
                     "target": example.target,
+                    "weights": np.round(example.weights * UNIT).astype(int).tolist(),
                     "gloss": None if example.gloss is None else list(example.gloss),
                     "targetGloss": None if example.target_gloss is None else list(example.target_gloss),
                 }

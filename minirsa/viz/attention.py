@@ -46,9 +46,9 @@ MASKED = "#e3e7ec"
 def check_weights(weights: Mapping[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
     """Check weights: one or more arrays `(T, gh, gw, T, gh, gw)` of one shape, T = `length`, finite and >= 0.
 
-    Returns float32 copies. Raises ValueError otherwise.
+    Returns float64 copies (in float32 a small weight may become exactly zero). Raises ValueError otherwise.
     """
-    checked = {str(name): np.asarray(values, dtype=np.float32) for name, values in weights.items()}
+    checked = {str(name): np.array(values, dtype=np.float64) for name, values in weights.items()}
     if not checked:
         raise ValueError("weights: expected at least one array, got none")
     reference = next(iter(checked.values())).shape

@@ -2,12 +2,22 @@
 
 import base64
 import io
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from minirsa.viz.encoding import color_scale, few_colors, frame_uri, pack_fields, unpack_field
+from minirsa.viz.encoding import (
+    color_scale,
+    few_colors,
+    frame_uri,
+    pack_fields,
+    pack_weights,
+    spread,
+    unpack_field,
+    unpack_weights,
+)
 
 
 def picture_of(uri):
@@ -68,3 +78,41 @@ def test_few_colors_keeps_the_picture():
     picture.save(content, "PNG")
     reduced = np.asarray(Image.open(io.BytesIO(few_colors(content.getvalue()))).convert("RGB"))
     assert np.abs(reduced.astype(float) - np.asarray(picture)).mean() < 8
+
+
+def some_weights(queries=6, places=40):
+    rng = np.random.default_rng(3)
+    weights = rng.dirichlet(np.full(places, 0.2), queries)
+    weights[:, ::7] = 0
+    weights[-1] = 0
+    return weights
+
+
+def test_packed_weights_come_back_on_each_query_s_own_scale():
+    rng = np.random.default_rng(4)
+    weights = some_weights() * 10.0 ** -np.arange(6)[:, None]  # from a single place with all to next to nothing
+    packed = pack_weights({"other": rng.random((5, 40)), "weights": weights})
+    shown = unpack_weights(packed, 1)
+    largest = weights.max(axis=1, keepdims=True)
+    assert packed.fields[1]["levels"] == 120
+    assert (np.abs(shown - weights) <= largest * 0.51 / 119 + 1e-12).all()
+
+
+def test_a_weight_of_zero_keeps_a_level_of_its_own():
+    weights = np.array([[0.0, 1e-9, 0.5, 1.0], [0, 0, 0, 0]])
+    content = np.frombuffer(zlib.decompress(pack_weights({"weights": weights}).content), np.int8)
+    assert content.tolist() == [0, 1, 61, 120, 0, 0, 0, 0]
+
+
+def test_many_weights_are_stored_coarsely_rather_than_beyond_the_budget():
+    weights = {"weights": np.random.default_rng(5).random((200, 200))}
+    fine, coarse = pack_weights(weights), pack_weights(weights, budget=28_000)
+    assert (fine.fields[0]["levels"], coarse.fields[0]["levels"]) == (120, 30)
+    assert len(coarse.content) <= 28_000 < len(fine.content)
+    assert np.abs(unpack_weights(coarse, 0) - weights["weights"]).max() <= 0.51 / 29
+
+
+def test_spread_counts_the_places_that_share_the_weight():
+    weights = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [3, 3, 3, 3], [0, 0, 0, 0], [0.9, 0.1, 0, 0]])
+    even = np.exp(-(0.9 * np.log(0.9) + 0.1 * np.log(0.1)))
+    assert spread(weights) == pytest.approx([1, 2, 4, 0, even])

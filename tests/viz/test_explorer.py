@@ -16,16 +16,6 @@ def explorer(scene):
     return KernelExplorer(*scene, caption=CAPTION)
 
 
-def controls(widget):
-    found = {}
-    todo = [widget]
-    while todo:
-        each = todo.pop()
-        todo.extend(getattr(each, "children", ()))
-        found[getattr(each, "description", "") or type(each).__name__] = each
-    return found
-
-
 def test_bundle_holds_a_live_widget_a_page_figure_and_a_line_of_text(explorer):
     bundle = explorer._repr_mimebundle_()
     assert set(bundle) == {WIDGET_VIEW, "text/html", "text/plain"}
@@ -86,7 +76,7 @@ def test_a_page_carries_it_in_a_few_hundred_kilobytes():
 
 
 @pytest.mark.parametrize("control", ["Frame", "Row", "Column", "On picture"])
-def test_widget_redraws_on_every_control(explorer, control):
+def test_widget_redraws_on_every_control(explorer, controls, control):
     parts = controls(explorer.widget())
     image = parts["Image"]
     before = bytes(image.value)
@@ -95,7 +85,7 @@ def test_widget_redraws_on_every_control(explorer, control):
     assert bytes(image.value) != before
 
 
-def test_widget_shows_what_picture_draws(explorer):
+def test_widget_shows_what_picture_draws(explorer, controls):
     parts = controls(explorer.widget())
     parts["Frame"].value, parts["Row"].value, parts["Column"].value = 2, 3, 8
     parts["On picture"].value = "nothing"

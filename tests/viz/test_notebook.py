@@ -1,4 +1,4 @@
-"""The explorer in real kernels: today's ipywidgets, and the pair that Colab still ships.
+"""The figures in real kernels: today's ipywidgets, and the pair that Colab still ships.
 
 Colab has ipywidgets 7.7.1 and IPython 7.34. They are laid over the test environment, from a folder under .cache/
 that is filled once from the package registry; without a registry that half is skipped, except in CI.
@@ -33,6 +33,27 @@ slider, image = live.children[0].children[0], live.children[2]
 before = bytes(image.value)
 slider.value = 1
 print(before.startswith(b"\\x89PNG"), bytes(image.value) != before)"""
+
+
+ATTENTION = f"""\
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import ipywidgets
+from conftest import small_alignments, small_attention
+from minirsa.viz import AlignmentMap, AttentionExplorer
+print(ipywidgets.__version__.split(".")[0])
+explorer = AttentionExplorer(*small_attention(), caption="In a notebook.")
+explorer"""
+ALIGNMENT = """\
+words = AlignmentMap(small_alignments(), caption="In a notebook, too.")
+words"""
+MOVE_BOTH = """\
+for figure, slider in ((explorer, (1, 0)), (words, (0, 1))):
+    live = figure.widget()
+    image = next(part for part in live.children if isinstance(part, ipywidgets.Image))
+    before = bytes(image.value)
+    live.children[slider[0]].children[slider[1]].value = 3
+    print(before.startswith(b"\\x89PNG"), bytes(image.value) != before)"""
 
 
 def colab_packages() -> Path:
@@ -82,6 +103,21 @@ def test_explorer_in_a_notebook(name, versions, tmp_path, monkeypatch):
 
     if name == "today":
         strict_nbval_sees_only_the_altered_figure(notebook, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "version"), [("today", None), ("colab", "7")])
+def test_attention_figures_in_a_notebook(name, version, tmp_path, monkeypatch):
+    kernel(name, tmp_path, str(colab_packages()) if name == "colab" else "", monkeypatch)
+    sources = (ATTENTION, ALIGNMENT, MOVE_BOTH)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(notebook, timeout=60, kernel_name=name, store_widget_state=False).execute()
+    assert [o.get("name") for cell in notebook.cells for o in cell.outputs].count("stderr") == 0
+    printed, explorer = notebook.cells[0].outputs
+    if version:
+        assert printed["text"].strip() == version
+    (words,) = notebook.cells[1].outputs
+    assert set(explorer["data"]) == set(words["data"]) == {"text/plain", "text/html", WIDGET_VIEW}
+    assert "".join(output["text"] for output in notebook.cells[2].outputs).split() == ["True"] * 4
 
 
 def strict_nbval_sees_only_the_altered_figure(notebook, folder: Path) -> None:

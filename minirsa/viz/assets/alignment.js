@@ -1,11 +1,8 @@
-const begin = async (root) => {
-  const levels = await inflate(fromBase64(DATA.bytes));
-  const { examples, fields } = DATA;
+const begin = (root) => {
+  const { examples, unit } = DATA;
   const state = { example: 0, target: 0, source: -1 };
-  const shares = examples.map(({ source, target }, i) => weightsAt(fields[i], levels, 0, source.length * target.length));
-  const share = (target, source) =>
-    Math.max(0, shares[state.example][target * examples[state.example].source.length + source]);
-  const weight = (target, source) => (share(target, source) * fields[state.example].largest[0]).toFixed(2);
+  const largest = examples.map(({ weights }) => Math.max(1, ...weights.flat()));
+  const weight = (target, source) => (examples[state.example].weights[target][source] / unit).toFixed(2);
 
   const choice = element("select", {});
   examples.forEach(({ title }, i) => choice.append(element("option", { value: i }, title)));
@@ -22,7 +19,7 @@ const begin = async (root) => {
 
   // What an example needs, made anew: a chip for each word, and the grid.
   const lay = () => {
-    const { source, target, gloss, targetGloss } = examples[state.example];
+    const { source, target, gloss, targetGloss, weights } = examples[state.example];
     bars = source.map(() => ({ bar: element("span", {}), value: element("small", {}) }));
     sources.replaceChildren(...source.map((word, s) => element("div", { class: "mx-token", role: "listitem" },
       ...wordAndGloss(word, gloss && gloss[s]),
@@ -45,12 +42,12 @@ const begin = async (root) => {
     lines = target.map((word, t) => [
       element("span", { class: "mx-side", "data-target": t }, ...wordAndGloss(word, targetGloss && targetGloss[t])),
       ...source.map((_, s) => {
-        const fill = element("span", { style: `opacity: ${share(t, s).toFixed(3)}` });
+        const fill = element("span", { style: `opacity: ${(weights[t][s] / largest[state.example]).toFixed(3)}` });
         return element("span", { class: "mx-cell", "data-target": t, "data-source": s }, fill);
       }),
     ]);
     grid.replaceChildren(element("span", { class: "mx-side" }), ...heads, ...lines.flat());
-    note.textContent = `Full colour, full bar: ${shortNumber(fields[state.example].largest[0])}, the largest weight of this example.`;
+    note.textContent = `Full colour, full bar: ${shortNumber(largest[state.example] / unit)}, the largest weight of this example.`;
     scroll.scrollLeft = 0;
   };
 
@@ -58,11 +55,11 @@ const begin = async (root) => {
     const other = change.example !== undefined && change.example !== state.example;
     Object.assign(state, change);
     if (other) Object.assign(state, { target: 0, source: -1 });
-    const { source, target } = examples[state.example];
+    const { source, target, weights } = examples[state.example];
     state.target = (state.target + target.length) % target.length;
     if (other) lay();
     choice.value = state.example;
-    const values = source.map((_, s) => share(state.target, s));
+    const values = weights[state.target].map((value) => value / largest[state.example]);
     bars.forEach(({ bar, value }, s) => {
       bar.style.width = `${(100 * values[s]).toFixed(1)}%`;
       value.textContent = weight(state.target, s);
@@ -79,7 +76,7 @@ const begin = async (root) => {
       const cell = lines[state.target][order[0] + 1];
       scroll.scrollLeft = cell.offsetLeft - (scroll.clientWidth - cell.offsetWidth) / 2;
     }
-    const named = state.source < 0 ? order.slice(0, 3).filter((s) => values[s] > 0) : [state.source];
+    const named = state.source < 0 ? order.slice(0, 3).filter((s) => weight(state.target, s) !== "0.00") : [state.source];
     say.textContent = `Output word ${state.target + 1} of ${target.length}, \u201c${visible(target[state.target])}\u201d, looked at ` +
       (named.length ? named.map((s) => `\u201c${visible(source[s])}\u201d ${weight(state.target, s)}`).join(", ") : "nothing") + ".";
     root.dataset.state = `example=${state.example} target=${state.target} most=${order[0]}` +
