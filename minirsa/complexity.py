@@ -72,7 +72,7 @@ def measure(model: nn.Module, *inputs: Tensor, device: str | torch.device | None
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
         stack.enter_context(_evaluating(model))
         stack.enter_context(_counted_forwards(model))
-        stack.enter_context(_composite_attention())
+        stack.enter_context(_composite_layers())
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         if device is None:
@@ -91,7 +91,7 @@ def sequential_products(function: Callable[..., object], *inputs: Tensor) -> int
     stand. Source: Vaswani et al. 2017, table 1, "Sequential Operations". Book: chapter 2, The table, measured.
     """
     chain = _LongestChain()
-    with _composite_attention(), torch.no_grad(), chain:
+    with _composite_layers(), torch.no_grad(), chain:
         function(*inputs)
     return chain.longest
 
@@ -199,13 +199,15 @@ def _counted_forwards(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _composite_attention() -> Iterator[None]:
-    """Keep attention out of the fused paths that the counter does not see: attention's own kernel for CPUs,
-    and the evaluation path of torch.nn's transformer layers."""
+def _composite_layers() -> Iterator[None]:
+    """Keep attention and recurrence out of the fused paths that the counter does not see: attention's own kernel for
+    CPUs, oneDNN's LSTM, and the evaluation path of torch.nn's transformer layers."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    onednn, *_ = torch.backends.mkldnn.set_flags(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.backends.mkldnn.set_flags(onednn)
         torch.backends.mha.set_fastpath_enabled(enabled)

@@ -44,6 +44,13 @@ def test_torch_transformer_layer_is_counted_although_it_has_a_fused_path():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize("device", ["meta", None])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_recurrent_layers_multiply_input_and_state_once_per_gate_and_position(kind, gates, device):
+    counted = measure(kind(6, 6, batch_first=True), torch.zeros(1, 5, 6), device=device)
+    assert counted.macs == gates * 2 * 5 * 6 * 6
+
+
 def test_shared_parameters_count_once():
     first = nn.Linear(4, 4, bias=False)
     assert measure(nn.Sequential(first, first), torch.zeros(1, 4)) == Complexity(params=16, macs=32)
