@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,13 +69,24 @@ def fit(
     batches: Iterable[tuple[Tensor, Tensor]],
     recipe: Recipe,
     *,
+    loss: Callable[[Any, Tensor, Tensor], Tensor] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Train `model` in place on `batches` of (clips, labels); the loss of every step comes back.
 
-    `on_step(step, loss)` is called after each. Raises FloatingPointError at the first loss or gradient that is not
-    finite, naming the step, and ValueError when there are fewer batches than `recipe.steps`.
+    `loss(outputs, labels, clips)`, a mean over the batch, takes the place of cross entropy (distillation needs the
+    clips as well, for the teacher). `on_step(step, loss)` is called after each step.
+
+    Raises FloatingPointError at the first loss or gradient that is not finite, naming the step, and ValueError when
+    there are fewer batches than `recipe.steps`, or when a recipe with label smoothing, which belongs to cross entropy,
+    comes with another loss.
     """
+    if loss is not None and recipe.label_smoothing:
+        raise ValueError(
+            f"expected label_smoothing 0 beside another loss than cross entropy, got {recipe.label_smoothing}"
+        )
+    smoothing = recipe.label_smoothing
+    criterion = loss or (lambda outputs, labels, _: F.cross_entropy(outputs, labels, label_smoothing=smoothing))
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -84,16 +96,16 @@ def fit(
     for step, (clips, labels) in zip(range(recipe.steps), batches):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
-        loss = F.cross_entropy(model(clips), labels, label_smoothing=recipe.label_smoothing)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {step} is {loss.item()}: lower lr={recipe.lr} or clip_norm")
+        value = criterion(model(clips), labels, clips)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the loss of step {step} is {value.item()}: lower lr={recipe.lr} or clip_norm")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} is not finite: lower lr={recipe.lr} or clip_norm")
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(value.item())
         if on_step is not None:
             on_step(step, losses[-1])
     if len(losses) < recipe.steps:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from minirsa.data.motion import MotionConfig, MotionSet
 from minirsa.models.rsanet import rsanet_small
@@ -105,6 +106,29 @@ def test_scores_restore_the_mode_of_every_module_even_when_the_model_raises():
     with pytest.raises(ValueError, match="expected a video"):
         predict_scores(model, clips[:, :, :2])
     assert model.training
+
+
+def test_a_loss_of_ones_own_gets_outputs_labels_and_clips():
+    recipe = Recipe(steps=2, batch_size=4)
+    batches = list(motion_batches(recipe, TINY))
+    heard = []
+
+    def squares(outputs, labels, clips):
+        heard.append((outputs.shape, labels, clips))
+        return (outputs.float() - torch.eye(12)[labels]).square().sum(1).mean()
+
+    losses = fit(tiny_net(), batches, recipe, loss=squares)
+    assert [shape for shape, _, _ in heard] == [(4, 12), (4, 12)]
+    assert all(torch.equal(labels, batch[1]) for (_, labels, _), batch in zip(heard, batches))
+    assert all(torch.equal(clips, batch[0]) for (_, _, clips), batch in zip(heard, batches))
+    by_entropy = fit(tiny_net(), batches, recipe, loss=lambda outputs, labels, _: cross_entropy(outputs, labels))
+    assert by_entropy == fit(tiny_net(), batches, recipe) != losses
+
+
+def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
+    recipe = Recipe(steps=1, batch_size=2, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="label_smoothing 0"):
+        fit(tiny_net(), motion_batches(recipe, TINY), recipe, loss=lambda outputs, labels, clips: outputs.sum())
 
 
 def test_too_few_batches_are_an_error():
