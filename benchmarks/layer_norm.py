@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.provenance import provenance
 from minirsa.data.translation import SOURCE, TARGET, DateSet
@@ -91,14 +91,25 @@ def feed_forward_gradients(model: Transformer) -> dict[str, list[float]]:
     }
 
 
-def gradients_on_dates(model: Transformer, lines: int, seed: int) -> dict[str, list[float]]:
-    """`feed_forward_gradients` of the mean loss over `lines` lines of the date task, label smoothing 0.1."""
+def gradients_on_dates(model: Transformer, lines: int, seed: int) -> dict[str, object]:
+    """`feed_forward_gradients` of the mean loss over `lines` lines of the date task, label smoothing 0.1.
+
+    And "stream", the mean squared length of what enters the decoder's last norm, in units of the width.
+    """
+    stream: dict[str, float] = {}
+
+    def note(module: nn.LayerNorm, given: tuple[Tensor], result: Tensor) -> None:
+        stream["stream"] = round(given[0].square().mean().item(), 4)
+
     batch = DateSet(lines, seed=TEST_SEED + seed, dates=(1, 1)).batch(range(lines))
     model.train()
     model.zero_grad()
+    last = model.decoder.norm or model.decoder.layers[-1].feed_forward_norm
+    hook = last.register_forward_hook(note)
     logits = model(batch.source, batch.source_lengths, batch.target[:, :-1])
     translation_loss(logits, batch.target, label_smoothing=0.1).backward()
-    return feed_forward_gradients(model)
+    hook.remove()
+    return {**stream, **feed_forward_gradients(model)}
 
 
 def schedule(top: float, warm_up: int, hold: int) -> Callable[[int], float]:
