@@ -11,9 +11,9 @@ One layer of each kind turns a sequence (1, n, d) into one of the same shape:
     Self-Attention (fused)       the first, by torch's fused kernel: not in the table
 
 As in the table the mixing of positions alone counts: attention has no projections here. Operations and chains of
-waiting products are counted by `minirsa.complexity`, paths found by its gradient reach. Times: one thread, batch 1,
-float32, forward without gradients; every round runs all layers at all sizes in turn, and medians over the rounds are
-kept. An exponent is the slope of log time over log size (least squares), over all sizes and over the largest three;
+waiting products are counted by `minirsa.complexity`, paths found by its gradient reach. Times: processor time of one
+thread (what else the machine does cannot lengthen it, but for the caches), batch 1, float32, forward without
+gradients; every round runs all layers at all sizes in turn, and medians over the rounds are kept. An exponent is the slope of log time over log size (least squares), over all sizes and over the largest three;
 the median of the rounds' slopes with the least and the greatest. Memory: what autograd keeps for the backward pass
 (exact), and the growth of the peak resident size during forward and backward in a process of its own (Linux).
 Book: chapter 2.
@@ -172,12 +172,12 @@ def paths(lengths: Sequence[int] = PATHS["n"]) -> dict[str, dict[str, int]]:
 
 
 def seconds(layer: nn.Module, x: Tensor, at_least: float = 0.002) -> float:
-    """Time of one pass: the mean over as many as fill `at_least` seconds."""
-    calls, start = 0, time.perf_counter()
+    """Processor time of one pass on this thread: the mean over as many as fill `at_least` seconds."""
+    calls, start = 0, time.thread_time()
     while True:
         layer(x)
         calls += 1
-        passed = time.perf_counter() - start
+        passed = time.thread_time() - start
         if passed > at_least:
             return passed / calls
 
