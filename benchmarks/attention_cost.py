@@ -13,10 +13,10 @@ One layer of each kind turns a sequence (1, n, d) into one of the same shape:
 As in the table the mixing of positions alone counts: attention has no projections here. Operations and chains of
 waiting products are counted by `minirsa.complexity`, paths found by its gradient reach. Times: processor time of one
 thread (what else the machine does cannot lengthen it, but for the caches), batch 1, float32, forward without
-gradients; every round runs all layers at all sizes in turn, and medians over the rounds are kept. An exponent is the slope of log time over log size (least squares), over all sizes and over the largest three;
-the median of the rounds' slopes with the least and the greatest. Memory: what autograd keeps for the backward pass
-(exact), and the growth of the peak resident size during forward and backward in a process of its own (Linux).
-Book: chapter 2.
+gradients; every round runs all layers at all sizes in turn, and medians over the rounds are kept. An exponent is the
+slope of log time over log size (least squares), over all sizes and over the largest three; the median of the rounds'
+slopes with the least and the greatest. Memory: what autograd keeps for the backward pass (exact), and the growth of
+the peak resident size during forward and backward in a process of its own (Linux). Book: chapter 2.
 """
 
 from __future__ import annotations
