@@ -96,6 +96,11 @@ def rows_of(model: str) -> list[tuple[str, Any]]:
 # Sources -------------------------------------------------------------------------------------------------------------
 
 _VASWANI = ("Vaswani et al.", "Attention Is All You Need", "NeurIPS 2017, arXiv 1706.03762")
+_SUTSKEVER = (
+    "Sutskever, Vinyals, Le",
+    "Sequence to Sequence Learning with Neural Networks",
+    "NeurIPS 2014, arXiv 1409.3215",
+)
 _LUONG = (
     "Luong, Pham, Manning",
     "Effective Approaches to Attention-based Neural Machine Translation",
@@ -145,6 +150,29 @@ ATTENTION_COMPLEXITY = Table(
         LayerComplexity("Recurrent", "n d^2", "n", "n"),
         LayerComplexity("Convolutional", "k n d^2", "1", "log_k(n)"),
         LayerComplexity("Self-Attention (restricted)", "r n d", "1", "n/r"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FixedVectorSystem:
+    """How many LSTM translators vote, which way they read the source, beam size; bleu, English to French."""
+
+    members: int
+    reads: str
+    beam: int
+    bleu: float
+
+
+SUTSKEVER_BEAMS = Table(
+    Source(*_SUTSKEVER, "Table 1", "the rows of the paper's own systems"),
+    (
+        FixedVectorSystem(1, "forward", 12, 26.17),
+        FixedVectorSystem(1, "reversed", 12, 30.59),
+        FixedVectorSystem(5, "reversed", 1, 33.00),
+        FixedVectorSystem(2, "reversed", 12, 33.27),
+        FixedVectorSystem(5, "reversed", 2, 34.50),
+        FixedVectorSystem(5, "reversed", 12, 34.81),
     ),
 )
 

@@ -17,6 +17,7 @@ def column_sums(table):
 
 # Each column of the print added up, after every cell was compared with the review: (numbers, their sum).
 SUMS = {
+    "SUTSKEVER_BEAMS": {"members": (6, 19), "beam": (6, 51), "bleu": (6, 192.34)},
     "LUONG_PROGRESS": {"perplexity": (6, 48.2), "bleu": (8, 135.7)},
     "LUONG_ARCHITECTURES": {"perplexity": (7, 44.3), "bleu": (6, 109.6), "bleu_unk": (6, 119.8)},
     "VIT_VARIANTS": {"layers": (3, 68), "width": (3, 3072), "mlp": (3, 12288), "heads": (3, 44), "params_m": (3, 1025)},
@@ -76,12 +77,17 @@ def test_columns_add_up_to_those_of_the_print(name):
 
 
 def test_every_table_has_rows_of_one_kind_and_a_source():
-    assert len(published.tables()) == 17
+    assert len(published.tables()) == 18
     for name, table in published.tables().items():
         assert len({type(row) for row in table}) == 1, name
         assert len(set(table.rows)) == len(table), f"{name} has a row twice"
         assert all([table.source.authors, table.source.title, table.source.venue, table.source.place]), name
     assert str(published.RSA_GROUPS.source).endswith("NeurIPS 2021, arXiv 2111.01673, Table 4(d)")
+
+
+def test_a_wider_beam_never_costs_bleu_in_sutskevers_table():
+    five = sorted((row.beam, row.bleu) for row in published.SUTSKEVER_BEAMS if row.members == 5)
+    assert five == [(1, 33.0), (2, 34.5), (12, 34.81)]
 
 
 def test_luongs_tables_agree_where_they_print_the_same_system():
