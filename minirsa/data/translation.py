@@ -22,6 +22,7 @@ Book: chapter 1, "The task"; chapters 3 and 4.
 from __future__ import annotations
 
 import calendar
+import operator
 import unicodedata
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -150,12 +151,13 @@ class DateSet:
     testing. Random numbers come from Python's generator, which is the same in every version and on every machine.
 
     Raises ValueError for a negative length or seed, an unknown language or an impossible range, IndexError for an
-    index outside the set.
+    index outside the set, TypeError for a length, seed or index that is no whole number.
     """
 
     def __init__(
         self, length: int, *, seed: int = 0, language: str = "english", dates: tuple[int, int] | Sequence[int] = (1, 2)
     ):
+        length, seed = operator.index(length), operator.index(seed)  # 1.0 or True would make streams of their own
         if length < 0 or seed < 0:
             raise ValueError(f"expected a length and a seed of at least 0, got {length} and {seed}")
         if language not in LANGUAGES:
@@ -185,7 +187,7 @@ class DateSet:
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Some items as tensors: see `Batch`. Raises ValueError for no items at all."""
-        items = [self[int(i)] for i in indices]
+        items = [self[i] for i in indices]
         if not items:
             raise ValueError("expected at least one index, got none")
         source = [torch.tensor(SOURCE.encode(tokens)) for tokens, _ in items]
@@ -205,6 +207,7 @@ class DateSet:
             yield self.batch(range(start, start + size))
 
     def _line(self, index: int) -> tuple[list[tuple[str, Part]], list[tuple[str, Part]]]:
+        index = operator.index(index)
         if not -self.length <= index < self.length:
             raise IndexError(f"index {index} in a set of {self.length} items")
         draw = _Draw(f"{self.seed}/{index % self.length}")

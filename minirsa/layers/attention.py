@@ -65,8 +65,8 @@ def scaled_dot_product_attention(
         or 0 in query.shape
     ):
         raise ValueError(
-            "expected query (..., n, d), key (..., m, d) and value (..., m, d_v) with the same leading axes, "
-            f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+            "expected query (..., n, d) without empty axes, key (..., m, d) and value (..., m, d_v) with the same "
+            f"leading axes, got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"expected dropout in [0, 1), got {dropout}")
@@ -136,9 +136,11 @@ def padding_mask(tokens: Tensor, padding: int = 0) -> Tensor:
 def window_mask(length: int, size: int, *, device: torch.device | str | None = None) -> Tensor:
     """True where two positions are at most size // 2 apart: (n, n) bool, for an odd size.
 
-    Raises ValueError for a size that is not odd. Book: chapter 2, "Restricted attention".
+    Raises ValueError for a size that is not odd and a negative length. Book: chapter 2, "Restricted attention".
     """
     _check_size(size)
+    if length < 0:
+        raise ValueError(f"expected a length from 0, got {length}")
     place = torch.arange(length, device=device)
     return (place[:, None] - place[None]).abs() <= size // 2
 
@@ -159,6 +161,8 @@ class KeyValueCache:
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, heads, n, d) behind what is stored; all of it comes back: (B, heads, m + n, d), twice."""
+        if key.shape[:-1] != value.shape[:-1]:
+            raise ValueError(f"expected a value for each key, got {tuple(value.shape)} and {tuple(key.shape)}")
         if self.key is not None:
             if self.key.shape[:2] != key.shape[:2]:
                 raise ValueError(f"expected (batch, heads) = {tuple(self.key.shape[:2])}, got {tuple(key.shape[:2])}")
@@ -221,6 +225,8 @@ class MultiHeadAttention(nn.Module):
                 raise ValueError(f"expected memory with the batch {x.shape[0]} of x, got {memory.shape[0]}")
         query = self._split(self.query(x))  # (B, heads, n, d)
         if memory is not None and cache is not None and cache.length:
+            if cache.length != memory.shape[1]:
+                raise ValueError(f"expected the memory that is stored, {cache.length} long, got {memory.shape[1]}")
             key, value = cache.key, cache.value
         else:
             source = x if memory is None else memory
@@ -264,7 +270,7 @@ class RestrictedSelfAttention(nn.Module):
         check_sequence(x, self.width, "x")
         if mask is not None:
             check_mask(mask, (x.shape[0], 1, x.shape[1]))
-            mask = mask.unsqueeze(-3)  # one for all heads
+            mask = torch.atleast_2d(mask).unsqueeze(-3)  # one for all heads
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
@@ -316,5 +322,5 @@ def _mask_of_heads(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Ten
 
 
 def _check_size(size: int) -> None:
-    if size < 1 or size % 2 == 0:
+    if size < 1 or size % 2 != 1:
         raise ValueError(f"size must be odd and from 1, got {size}")

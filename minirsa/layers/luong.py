@@ -119,12 +119,14 @@ class LocalAttention(nn.Module):
     def positions(self, target: Tensor, lengths: Tensor, *, start: int = 0) -> Tensor:
         """The centre p_t of every window: target (B, n, C), lengths (B,) -> (B, n), in source words from 0.
 
-        start: t of the first target state, for a decoder that sends one state at a time.
+        At least float32: bfloat16 cannot tell 257 from 256. start: t of the first target state, for a decoder that
+        sends one state at a time.
         """
+        dtype = torch.promote_types(target.dtype, torch.float32)
         if self.alignment == "monotonic":
-            steps = torch.arange(start, start + target.shape[1], device=target.device, dtype=target.dtype)
+            steps = torch.arange(start, start + target.shape[1], device=target.device, dtype=dtype)
             return steps.expand(target.shape[:2])
-        return lengths[:, None].to(target.dtype) * self.v_p(self.W_p(target).tanh()).squeeze(-1).sigmoid()
+        return lengths[:, None] * self.v_p(self.W_p(target).tanh()).squeeze(-1).to(dtype).sigmoid()
 
     def forward(
         self,
@@ -154,7 +156,7 @@ class LocalAttention(nn.Module):
         scores = self.score(target[:, :, None], near).squeeze(2)  # (B, n, 2 D + 1)
         weights = masked_softmax(scores, inside)
         if self.alignment == "predictive":
-            weights = weights * torch.exp(-2 * ((s - p) / self.window) ** 2)  # sigma = D / 2 in eq. 10
+            weights = weights * torch.exp(-2 * ((s - p) / self.window) ** 2).to(weights)  # sigma = D / 2 in eq. 10
         context = (weights[..., None, :] @ near).squeeze(2)  # (B, n, C)
         if not return_weights:
             return context

@@ -31,13 +31,15 @@ def sinusoidal_positions(
     Wavelengths go from 2 pi to nearly 2 pi `base` in a geometric row. A shift by k turns each pair of channels by the
     same angle at every position, so PE(pos + k) is linear in PE(pos).
 
-    Raises ValueError for an odd width, a negative length or start. Source: Vaswani et al. 2017, section 3.5.
-    Book: chapter 3, "Positions".
+    Raises ValueError for an odd width, a negative length or start, a dtype of whole numbers. Source: Vaswani et al.
+    2017, section 3.5. Book: chapter 3, "Positions".
     """
     if width < 2 or width % 2:
         raise ValueError(f"expected an even width from 2, got {width}")
     if length < 0 or start < 0 or not base > 0:
         raise ValueError(f"expected length and start from 0 and a base above 0, got {length}, {start} and {base}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"expected a dtype of floating point, got {dtype}")
     place = torch.arange(start, start + length, dtype=torch.float64)[:, None]  # (n, 1)
     rate = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)  # (C / 2)
     angle = place * rate  # (n, C / 2)

@@ -204,6 +204,8 @@ class DecoderLayer(_Sublayers):
         cache: x then holds the positions after those that are stored.
         """
         check_sequence(x, self.width, "x")
+        if memory is None:  # for attention it would mean x itself
+            raise ValueError(f"expected memory (B, m, {self.width}), got None")
         cache = cache or DecoderLayerCache()
         keys = cache.self_attention.length + x.shape[1]
         causal = causal_mask(x.shape[1], keys, device=x.device)

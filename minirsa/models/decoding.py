@@ -61,7 +61,8 @@ def greedy(
 ) -> Decoded:
     """The most probable token at every step, until every answer has ended or holds `max_length` tokens (EOS counts).
 
-    source (B, n), source_lengths (B,) -> Decoded(tokens (B, m <= max_length), scores (B,)). Runs in evaluation mode.
+    source (B, n), source_lengths (B,) -> Decoded(tokens (B, m <= max_length), scores (B,)). Of equally probable tokens
+    the first. Runs in evaluation mode. Raises ValueError for shapes that do not fit and for log-probabilities of NaN.
     """
     _check(source, source_lengths, max_length)
     with evaluating(model):
@@ -102,7 +103,7 @@ def beam_search(
 
     with EOS counted in |y|. alpha = 0.6 and beam = 4 are Vaswani et al.'s (2017, section 6.1); alpha = 0 ranks by
     probability. Answers without an end after `max_length` tokens come after all that have one. With beam = 1 this is
-    greedy search. Runs in evaluation mode.
+    greedy search. Runs in evaluation mode. Raises ValueError as `greedy` does, and for a beam below 1.
     """
     _check(source, source_lengths, max_length)
     if beam < 1:
@@ -151,7 +152,8 @@ def _best_extensions(totals: Tensor, owner: list[int], free: list[int]) -> tuple
         while stop < len(owner) and owner[stop] == owner[start]:
             stop += 1
         extensions = totals[start:stop].flatten()
-        values, places = extensions.topk(min(free[owner[start]], len(extensions)))
+        values, places = extensions.sort(descending=True, stable=True)  # of equals the first, as greedy search takes
+        values, places = values[: free[owner[start]]], places[: free[owner[start]]]
         for value, place in zip(values.tolist(), places.tolist()):
             if value > float("-inf"):
                 rows.append(start + place // vocabulary)
@@ -166,10 +168,13 @@ def _hypothesis(tokens: list[int], log_probability: float, alpha: float) -> Hypo
 
 
 def _writable(log_probabilities: Tensor, bos: int, eos: int) -> Tensor:
-    """PAD and BOS out of reach; float64, so that sums over an answer do not round."""
+    """PAD and BOS out of reach; float64, so that sums over an answer do not round. ValueError where nothing is left."""
+    forbidden = [token for token in {PAD, bos} if token != eos and token < log_probabilities.shape[1]]
     out = log_probabilities.double()
-    forbidden = [token for token in {PAD, bos} if token != eos]
-    return out.index_fill(1, torch.tensor(forbidden, device=out.device), float("-inf"))
+    out = out.index_fill(1, torch.tensor(forbidden, dtype=torch.int64, device=out.device), float("-inf"))
+    if not (out.amax(1) > float("-inf")).all():  # false for NaN, too
+        raise ValueError("expected at least one token of finite log-probability after every answer, got NaN or none")
+    return out
 
 
 def _check(source: Tensor, source_lengths: Tensor, max_length: int) -> None:

@@ -149,7 +149,12 @@ class Seq2Seq(nn.Module):
         return Seq2SeqState(memory, mask[:, None], hidden, cell, memory.new_zeros(batch, self.width))
 
     def step(self, tokens: Tensor, state: Seq2SeqState) -> tuple[Tensor, Seq2SeqState]:
-        """One target token for each source, (B,): log-probabilities (B, V) of the token that follows, new state."""
+        """One target token for each source, (B,): log-probabilities (B, V) of the token that follows, new state.
+
+        Raises ValueError for tokens of another shape.
+        """
+        if tokens.shape != state.fed.shape[:1]:
+            raise ValueError(f"expected tokens {tuple(state.fed.shape[:1])}, got {tuple(tokens.shape)}")
         output, state, _ = self._advance(self.target_embedding(tokens[:, None]), state, False)
         return self.output(self.dropout(output[:, 0])).log_softmax(-1), state
 

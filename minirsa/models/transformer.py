@@ -89,10 +89,10 @@ class Transformer(nn.Module):
         share_embeddings: str = "target",
     ):
         super().__init__()
-        if min(source_vocabulary, target_vocabulary) < 1 or not 0 <= dropout < 1:
+        if min(source_vocabulary, target_vocabulary, width) < 1 or not 0 <= dropout < 1:
             raise ValueError(
-                "expected vocabularies from 1 and dropout in [0, 1), got "
-                f"{source_vocabulary}, {target_vocabulary} and {dropout}"
+                "expected vocabularies and width from 1 and dropout in [0, 1), got "
+                f"{source_vocabulary}, {target_vocabulary}, {width} and {dropout}"
             )
         if share_embeddings not in SHARING:
             raise ValueError(f"expected share_embeddings among {SHARING}, got {share_embeddings!r}")
@@ -101,7 +101,10 @@ class Transformer(nn.Module):
                 'share_embeddings="all" needs one vocabulary for source and target, got sizes '
                 f'{source_vocabulary} and {target_vocabulary}; use "target"'
             )
-        encoder_depth, decoder_depth = (depth, depth) if isinstance(depth, int) else depth
+        depths = (depth, depth) if isinstance(depth, int) else depth
+        if not isinstance(depths, (tuple, list)) or len(depths) != 2:
+            raise ValueError(f"expected a depth, or one for the encoder and one for the decoder, got {depth!r}")
+        encoder_depth, decoder_depth = depths
         self.width = width
         self.target_embedding = nn.Embedding(target_vocabulary, width)
         self.source_embedding = (

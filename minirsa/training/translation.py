@@ -43,10 +43,14 @@ def translation_loss(logits: Tensor, target: Tensor, *, label_smoothing: float =
     the wanted distribution is 1 - e on the right token plus e / V on every token (Szegedy et al. 2016; Vaswani et al.
     use 0.1), and the least possible loss is that distribution's entropy, not zero.
     """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"expected label smoothing in [0, 1), got {label_smoothing}")
     if logits.ndim != 3 or target.ndim != 2 or logits.shape[:2] != (len(target), target.shape[1] - 1):
         raise ValueError(
             f"expected logits (B, m - 1, V) for a target (B, m), got {tuple(logits.shape)} for {tuple(target.shape)}"
         )
+    if not (target[:, 1:] != PAD).any():
+        raise ValueError("expected at least one token to be written, got a target of nothing but padding")
     return F.cross_entropy(
         logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=label_smoothing
     )

@@ -249,6 +249,21 @@ def test_outside_and_empty():
         list(DateSet(3).batches(0))
 
 
+@pytest.mark.parametrize("make", [
+    lambda: DateSet(2.5), lambda: DateSet(3, seed=0.0), lambda: DateSet(3)[1.0], lambda: DateSet(3).batch([0.5]),
+])  # fmt: skip
+def test_fractions_are_no_numbers_of_items(make):
+    """Item 1.0 would come from a random stream of its own."""
+    with pytest.raises(TypeError, match="integer"):
+        make()
+
+
+def test_every_whole_number_means_the_same_item():
+    items = DateSet(5, seed=1)
+    assert items[torch.tensor(3)] == items[3] == items[-2]
+    assert DateSet(5, seed=True)[0] == items[0]
+
+
 def test_romanized_syllables():
     assert [romanize(token) for token in ("유", "월", "십", "천", "년", "march")] == [
         "yu", "wol", "sip", "cheon", "nyeon", "march",

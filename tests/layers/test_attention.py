@@ -294,6 +294,24 @@ def test_cache_of_a_memory_is_filled_once_and_read_afterwards():
     assert_close(layer(x, memory * 100, cache=cache), layer(x, memory))
 
 
+def test_cache_of_a_memory_refuses_another_memory():
+    layer, cache = MultiHeadAttention(8, 2), KeyValueCache()
+    layer(X[:, :1], X, cache=cache)
+    with pytest.raises(ValueError, match="memory that is stored, 5 long, got 4"):
+        layer(X[:, :1], X[:, :4], cache=cache)
+
+
+def test_restricted_layer_takes_a_mask_of_any_axes():
+    layer, x, mask = (
+        RestrictedSelfAttention(8, 2, size=3),
+        draw(2, 5, 8).float(),
+        torch.tensor([True, False, True] + [True] * 2),
+    )
+    expected = layer(x, mask=mask.expand(2, 1, 5))
+    assert torch.equal(layer(x, mask=mask), expected)
+    assert torch.equal(layer(x, mask=mask[None]), expected)
+
+
 def test_cache_selects_rows_with_repeats():
     layer, x = randomized(MultiHeadAttention(8, 2)), draw(3, 4, 8)
     cache = KeyValueCache()
@@ -341,6 +359,10 @@ X = torch.zeros(2, 5, 8)
         (lambda: padding_mask(X), "whole numbers"),
         (lambda: padding_mask(torch.zeros(3, dtype=torch.long)), "whole numbers"),
         (lambda: KeyValueCache(X[None], X[None]).append(X[None, :1], X[None, :1]), "batch, heads"),
+        (lambda: KeyValueCache().append(X[None], X[None, :, :3]), "a value for each key"),
+        (lambda: scaled_dot_product_attention(X[:, :0], X, X), "without empty axes"),
+        (lambda: window_mask(-1, 3), "length from 0, got -1"),
+        (lambda: window_mask(5, 2.5), "odd.*2.5"),
     ],
 )
 def test_errors_say_what_was_expected_and_what_came(call, words):

@@ -216,6 +216,17 @@ def test_inputs_that_do_not_fit_are_refused(layer, target, source, mask, reason)
         layer(torch.zeros(target), torch.zeros(source), mask=mask)
 
 
+def test_windows_keep_their_place_in_half_precision():
+    """bfloat16 has 8 bits: 599 would become 600. The window has to lie around step 599 itself."""
+    layer, x = LocalAttention(4, 2, alignment="monotonic").bfloat16(), torch.zeros(1, 600, 4, dtype=torch.bfloat16)
+    context, weights = layer(x, x, return_weights=True)
+    assert context.dtype == weights.dtype == torch.bfloat16
+    assert weights[0, 595].nonzero().flatten().tolist() == [593, 594, 595, 596, 597]
+    predictive = LocalAttention(4, 2).bfloat16()
+    assert predictive(x, x).dtype == torch.bfloat16
+    assert predictive.positions(x, torch.tensor([600])).dtype == torch.float32
+
+
 def test_local_attention_refuses_masks_that_are_no_padding():
     layer, target, source = LocalAttention(4, 2), torch.zeros(1, 2, 4), torch.zeros(1, 3, 4)
     with pytest.raises(ValueError, match="behind the words"):

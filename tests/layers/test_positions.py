@@ -72,6 +72,7 @@ def test_learned_positions_are_added_and_learn():
         (lambda: sinusoidal_positions(-1, 4), "length"),
         (lambda: sinusoidal_positions(4, 4, base=0), "base"),
         (lambda: SinusoidalPositions(3), "even width"),
+        (lambda: SinusoidalPositions(4)(torch.zeros(2, 3, 4, dtype=torch.long)), "floating point, got torch.int64"),
         (lambda: SinusoidalPositions(4)(torch.zeros(2, 3, 6)), r"\(B, n, 4\)"),
         (lambda: SinusoidalPositions(4)(torch.zeros(2, 3, 4), start=-1), "start"),
         (lambda: LearnedPositions(0, 4), "length"),

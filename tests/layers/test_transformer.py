@@ -202,6 +202,7 @@ X = torch.zeros(2, 5, 8)
         (lambda: EncoderLayer(8, 2, 16)(X[0]), r"\(B, n, 8\)"),
         (lambda: EncoderLayer(8, 2, 16)(X, mask=torch.ones(5, 5)), "torch.bool"),
         (lambda: DecoderLayer(8, 2, 16)(X, X[:1]), "batch"),
+        (lambda: DecoderLayer(8, 2, 16)(X, None), "memory.*None"),
         (lambda: DecoderLayer(8, 2, 16)(X, X, mask=torch.ones(5, 5)), "torch.bool"),
         (lambda: DecoderLayer(8, 2, 16)(X, X, mask=[True]), "torch.bool"),
         (lambda: DecoderLayer(8, 2, 16)(X, X, mask=torch.ones(5, 4, dtype=torch.bool)), "broadcasts"),

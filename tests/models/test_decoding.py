@@ -94,6 +94,39 @@ def test_a_beam_of_one_is_greedy_search():
         assert only.log_probability == pytest.approx(score)
 
 
+class Fixed:
+    """The same log-probabilities after every answer; its own state."""
+
+    def __init__(self, *log_probabilities):
+        self.row = torch.tensor(log_probabilities)
+
+    def start(self, source, source_lengths):
+        return self
+
+    def step(self, tokens, state):
+        return self.row.expand(len(tokens), -1), state
+
+    def select(self, rows):
+        return self
+
+
+def test_of_equal_tokens_both_searches_take_the_first():
+    source, lengths = sources(3, 4)
+    for even in (Fixed(*[-2.0] * 50), Fixed(0.0, 0.0, -5.0, *[-1.0] * 300)):
+        tokens = greedy(even, source, lengths, max_length=3).tokens.tolist()
+        best = [answers[0].tokens for answers in beam_search(even, source, lengths, beam=1, max_length=3)]
+        assert best == [[token for token in answer if token != PAD] for answer in tokens]
+        assert tokens[0][0] == (EOS if even.row[2] == -2 else 3)
+
+
+@pytest.mark.parametrize("search", [greedy, beam_search])
+@pytest.mark.parametrize("row", [[float("nan")] * 5, [0.0, 0.0, *[-float("inf")] * 3], [-1.0, -1.0]])
+def test_a_model_that_leaves_nothing_to_write_is_refused(search, row):
+    """NaN after a diverged training, or only PAD and BOS: no search may return an answer of them, or none."""
+    with pytest.raises(ValueError, match="at least one token of finite log-probability"):
+        search(Fixed(*row), *sources(3, 4), max_length=3)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
 @pytest.mark.parametrize(("beam", "max_length"), [(13, 2), (121, 4)])
 def test_a_wide_beam_is_exhaustive_search(alpha, beam, max_length):

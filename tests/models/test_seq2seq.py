@@ -176,3 +176,12 @@ def test_inputs_that_do_not_fit_are_refused(source, lengths, target):
 def test_a_net_without_attention_has_no_weights_to_return():
     with pytest.raises(ValueError, match="no alignment weights"):
         net(None)(SOURCE, LENGTHS, TARGET, return_weights=True)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_step_needs_one_token_for_each_source(attention):
+    translator = net(attention)
+    state = translator.start(SOURCE, LENGTHS)
+    for tokens in (torch.tensor([1]), torch.ones(len(SOURCE), 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"expected tokens \(3,\)"):
+            translator.step(tokens, state)

@@ -294,6 +294,9 @@ def test_a_few_steps_of_training_learn_something():
     ({"dropout": 1.0}, "dropout"),
     ({"norm": "both"}, "norm"),
     ({"depth": 0}, "depth"),
+    ({"depth": (1, 2, 3)}, "one for the encoder and one for the decoder"),
+    ({"depth": 1.5}, "one for the encoder and one for the decoder"),
+    ({"width": 0}, "width from 1"),
     ({"width": 15, "heads": 5}, "even width"),
 ])  # fmt: skip
 def test_impossible_models_are_refused(options, reason):

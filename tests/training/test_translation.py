@@ -76,6 +76,15 @@ def test_loss_leaves_padding_out_and_answers_for_the_next_token():
         translation_loss(logits, target[:, 1:])
 
 
+def test_loss_refuses_what_has_none():
+    logits = torch.zeros(2, 3, 7)
+    with pytest.raises(ValueError, match="nothing but padding"):
+        translation_loss(logits, torch.tensor([[BOS, PAD, PAD, PAD]] * 2))
+    for smoothing in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"smoothing in \[0, 1\)"):
+            translation_loss(logits, torch.full((2, 4), EOS), label_smoothing=smoothing)
+
+
 def test_training_repeats_and_learns():
     def run():
         torch.manual_seed(0)
