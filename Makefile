@@ -48,6 +48,7 @@ $(READY): constraints.txt pyproject.toml
 	@echo "[3/4] installing the tools of the book and of the tests, and minirsa itself"
 	@$(call install,--no-build-isolation --editable $(HOUSE))
 	@$(call install,--no-deps torchvision timm)
+	@$(call install,transformers)
 	@echo "[4/4] checking the installation"
 	@$(BIN)/python -c 'import torch, jupyter_book, nbval, minirsa' 2>$(LOG) || { tail -n 5 $(LOG) >&2; exit 1; }
 	@touch $@
