@@ -112,6 +112,15 @@ def test_selected_rows_go_on_as_they_would_have(attention):
     torch.testing.assert_close(model.step(TARGET[rows, 1], state.select(rows))[0], expected[rows])
 
 
+def test_local_windows_go_on_where_a_first_part_of_the_target_ended():
+    model = net("local-m", input_feeding=False)
+    whole, _, _ = model._advance(model.target_embedding(TARGET), model.start(SOURCE, LENGTHS), False)
+    first, state, _ = model._advance(model.target_embedding(TARGET[:, :2]), model.start(SOURCE, LENGTHS), False)
+    second, state, _ = model._advance(model.target_embedding(TARGET[:, 2:]), state, False)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    assert state.position == 4
+
+
 def test_the_encoder_starts_the_decoder_with_the_last_word():
     model = net(None)
     state = model.start(SOURCE, LENGTHS)
