@@ -42,6 +42,8 @@ def translation_loss(logits: Tensor, target: Tensor, *, label_smoothing: float =
     `target` begins with BOS, so logits at place t answer for token t + 1; padding is left out. With label smoothing e
     the wanted distribution is 1 - e on the right token plus e / V on every token (Szegedy et al. 2016; Vaswani et al.
     use 0.1), and the least possible loss is that distribution's entropy, not zero.
+
+    Raises ValueError for shapes that do not fit, a target of padding alone, smoothing outside [0, 1).
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"expected label smoothing in [0, 1), got {label_smoothing}")
@@ -49,6 +51,10 @@ def translation_loss(logits: Tensor, target: Tensor, *, label_smoothing: float =
         raise ValueError(
             f"expected logits (B, m - 1, V) for a target (B, m), got {tuple(logits.shape)} for {tuple(target.shape)}"
         )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"expected label_smoothing in [0, 1), got {label_smoothing}")
+    if not (target[:, 1:] != PAD).any():
+        raise ValueError("expected at least one target token that is not padding, got none")
     if not (target[:, 1:] != PAD).any():
         raise ValueError("expected at least one token to be written, got a target of nothing but padding")
     return F.cross_entropy(

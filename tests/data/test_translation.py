@@ -222,13 +222,16 @@ def test_vocabularies():
         SOURCE.encode("march")
     with pytest.raises(ValueError, match="from 0 to 14, got 15"):
         TARGET.decode([15])
+    with pytest.raises(ValueError, match="one row"):
+        TARGET.decode(torch.tensor([[4, 5]]))
     with pytest.raises(ValueError, match="once"):
         Vocabulary(["a", "a"])
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"length": -1}, "at least 0"),
-    ({"seed": -1}, "at least 0"),
+    ({"length": -1}, "from 0"),
+    ({"seed": -1}, "from 0"),
+    ({"length": 2.5}, "whole numbers"),
     ({"language": "french"}, "english, korean, both"),
     ({"dates": (0, 1)}, "fewest"),
     ({"dates": (2, 1)}, "fewest"),
