@@ -160,6 +160,13 @@ def test_dropout_is_only_for_training():
     assert not torch.allclose(model(SOURCE, LENGTHS, TARGET), model(SOURCE, LENGTHS, TARGET))
 
 
+def test_dropout_stands_between_the_layers_of_both_lstms(recwarn):
+    model = net("general", dropout=0.5)
+    assert model.encoder.dropout == model.decoder.dropout == model.dropout.p == 0.5
+    assert net("general", layers=1, dropout=0.5).encoder.dropout == 0  # nothing to stand between
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("options", [
     {"width": 0}, {"layers": 0}, {"attention": "additive"}, {"attention": "local-p", "window": 0}, {"dropout": 1.0},
 ])  # fmt: skip
