@@ -111,7 +111,7 @@ class Transformer(nn.Module):
             self.target_embedding if share_embeddings == "all" else nn.Embedding(source_vocabulary, width)
         )
         self.output = nn.Linear(width, target_vocabulary, bias=False)
-        for table in {self.source_embedding, self.target_embedding}:
+        for table in dict.fromkeys((self.source_embedding, self.target_embedding)):  # in an order that never changes
             nn.init.normal_(table.weight, std=width**-0.5)
         if share_embeddings == "none":
             nn.init.xavier_uniform_(self.output.weight)
