@@ -162,8 +162,8 @@ class DateSet:
         self, length: int, *, seed: int = 0, language: str = "english", dates: tuple[int, int] | Sequence[int] = (1, 2)
     ):
         length, seed = operator.index(length), operator.index(seed)  # 1.0 or True would make streams of their own
-        if not (isinstance(length, int) and isinstance(seed, int)) or length < 0 or seed < 0:
-            raise ValueError(f"expected whole numbers from 0 for length and seed, got {length} and {seed}")
+        if length < 0 or seed < 0:
+            raise ValueError(f"expected a length and a seed of at least 0, got {length} and {seed}")
         if language not in LANGUAGES:
             raise ValueError(f"expected one of {', '.join(LANGUAGES)} as language, got {language!r}")
         if not isinstance(dates, Sequence) or len(dates) != 2 or not 1 <= dates[0] <= dates[1]:

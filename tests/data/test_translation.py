@@ -229,9 +229,8 @@ def test_vocabularies():
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"length": -1}, "from 0"),
-    ({"seed": -1}, "from 0"),
-    ({"length": 2.5}, "whole numbers"),
+    ({"length": -1}, "at least 0"),
+    ({"seed": -1}, "at least 0"),
     ({"language": "french"}, "english, korean, both"),
     ({"dates": (0, 1)}, "fewest"),
     ({"dates": (2, 1)}, "fewest"),
