@@ -138,6 +138,22 @@ def token_distillation(
     return (1 - weight) * own + weight * taught
 
 
+@torch.no_grad()
+def token_similarity(model: DistilledVisionTransformer, images: Tensor) -> Tensor:
+    """Cosine between class and distillation token, averaged over images: (B, channels, H, W) -> (depth + 1,).
+
+    Entry 0 is what enters the first layer (positions included), entry l what leaves layer l, before the last norm; in
+    the mode, training or evaluation, that the model is in. Source: Touvron et al. 2021, section 5.2 (analysis of the
+    tokens). Book: chapter 6, "Two tokens, two vectors".
+    """
+    x = model.embed(images)
+    kept = [F.cosine_similarity(x[:, 0], x[:, 1], dim=-1).mean()]
+    for layer in model.encoder.layers:
+        x = layer(x)
+        kept.append(F.cosine_similarity(x[:, 0], x[:, 1], dim=-1).mean())
+    return torch.stack(kept)
+
+
 def deit_tiny(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, *, distilled: bool = False, **options):
     """DeiT-T: 5,717,416 parameters, distilled 5,910,800; published top-1 on ImageNet 72.2 and 74.5."""
     return _variant(192, 3, distilled, num_classes=num_classes, image_size=image_size, **options)

@@ -15,6 +15,7 @@ from minirsa.models.deit import (
     hard_distillation,
     soft_distillation,
     token_distillation,
+    token_similarity,
 )
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "heads": 4, "hidden": 40, "num_classes": 7}
@@ -170,6 +171,25 @@ def test_the_label_teaches_one_head_and_the_teacher_the_other():
 
 def test_same_logits_on_both_heads_make_equation_3():
     assert_close(token_distillation((LOGITS, LOGITS), TEACHER, LABELS), hard_distillation(LOGITS, TEACHER, LABELS))
+
+
+def test_token_similarity_is_the_cosine_before_and_after_every_layer():
+    model, images = randomized(DistilledVisionTransformer(**SMALL)), draw(3, 3, 32, 32)
+    got = token_similarity(model, images)
+    assert got.shape == (4,)
+    x = torch.stack([
+        model.class_token + model.class_position, model.distillation_token + model.distillation_position
+    ]).double()  # fmt: skip
+    assert got[0].item() == pytest.approx((x[0] @ x[1] / x[0].norm() / x[1].norm()).item(), abs=1e-5)
+    last = []
+    model.encoder.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
+    model(images)
+    pairs = [(x[0] @ x[1] / x[0].norm() / x[1].norm()).item() for x in last[0]]
+    assert got[3].item() == pytest.approx(sum(pairs) / 3, abs=1e-5)
+    with torch.no_grad():
+        model.distillation_token.copy_(model.class_token)
+        model.distillation_position.copy_(model.class_position)
+    assert_close(token_similarity(model, images), torch.ones(4))
 
 
 def test_gradients_reach_both_tokens_and_heads():
