@@ -12,6 +12,7 @@ from minirsa.layers.attention import (
     window_mask,
 )
 from minirsa.layers.local import LocalSelfAttention
+from minirsa.layers.luong import LocalAttention, LuongAttention
 from minirsa.layers.positions import LearnedPositions, SinusoidalPositions, sinusoidal_positions
 from minirsa.layers.relational import RelationalSelfAttention, relational_self_attention_loop
 from minirsa.layers.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer, FeedForward
@@ -24,7 +25,9 @@ __all__ = [
     "FeedForward",
     "KeyValueCache",
     "LearnedPositions",
+    "LocalAttention",
     "LocalSelfAttention",
+    "LuongAttention",
     "MultiHeadAttention",
     "RelationalSelfAttention",
     "RestrictedSelfAttention",
