@@ -27,7 +27,11 @@ from minirsa.layers.attention import (
     initialize_linear,
 )
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": lambda: nn.GELU(approximate="none")}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": lambda: nn.GELU(approximate="none"),  # the exact one, with erf
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),  # the papers that were written in JAX
+}
 
 
 class FeedForward(nn.Module):
@@ -36,7 +40,7 @@ class FeedForward(nn.Module):
     Args:
         width: C.
         hidden: channels between the two, 4 C in the paper.
-        activation: "relu", or "gelu" (the exact one, with erf).
+        activation: "relu", "gelu" (the exact one, with erf) or "gelu_tanh" (its approximation).
         dropout: on the hidden channels.
 
     `expand` is W1, `contract` is W2; Xavier uniform, biases 0. Raises ValueError for an unknown activation.
@@ -110,7 +114,7 @@ class EncoderLayer(_Sublayers):
     Args:
         width, heads, hidden: C, number of heads, channels inside the feed-forward network.
         norm: "post", after each sum as in Vaswani et al., or "pre", before each sublayer.
-        activation: "relu" or "gelu".
+        activation: "relu", "gelu" or "gelu_tanh".
         dropout: on the output of each sublayer.
         eps: of the norms.
         stochastic_depth: probability with which a sublayer is left out, for each sample, in training.

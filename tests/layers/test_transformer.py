@@ -176,6 +176,12 @@ def test_feed_forward_is_the_formula_at_each_position():
     assert_close(layer(x)[:, 2], layer(x[:, 2]))
 
 
+@pytest.mark.parametrize(("name", "flavour"), [("gelu", "none"), ("gelu_tanh", "tanh")])
+def test_the_two_flavours_of_gelu_are_told_apart(name, flavour):
+    layer, x = FeedForward(2, 2, activation=name), torch.linspace(-3, 3, 60, dtype=torch.float64).reshape(30, 2)
+    assert_close(layer.activation(x), nn.functional.gelu(x, approximate=flavour), atol=1e-12, rtol=0)
+
+
 def test_linear_layers_start_xavier_uniform_with_zero_biases():
     torch.manual_seed(0)
     layer = DecoderLayer(64, 4, 256)
@@ -194,7 +200,7 @@ X = torch.zeros(2, 5, 8)
     [
         (lambda: EncoderLayer(8, 3, 16), "heads must divide width"),
         (lambda: EncoderLayer(8, 2, 16, norm="first"), "post.*pre.*first"),
-        (lambda: EncoderLayer(8, 2, 16, activation="swish"), "gelu.*relu.*swish"),
+        (lambda: EncoderLayer(8, 2, 16, activation="swish"), "gelu.*gelu_tanh.*relu.*swish"),
         (lambda: EncoderLayer(8, 2, 0), "hidden"),
         (lambda: EncoderLayer(8, 2, 16, stochastic_depth=1.0), "keeping"),
         (lambda: Encoder(0, 8, 2, 16), "depth"),

@@ -73,7 +73,7 @@ def test_same_weights_as_transformers_give_the_same_logits(scheme, tmp_path):
     video = draw(2, 3, 4, 32, 32)
     with torch.no_grad():
         expected = peer(video.transpose(1, 2)).logits
-    assert expected.std(0).min() > 0.01  # two videos, two answers: the comparison sees the input
+    assert expected.std(0).max() > 0.1  # two videos, two answers: the comparison sees the input
     assert_close(model(video), expected, atol=1e-5, rtol=1e-5)
     logits, weights = model(video, return_weights=True)
     assert_close(logits, expected, atol=1e-5, rtol=1e-5)
