@@ -99,7 +99,7 @@ def beam_search(
     One that writes EOS is finished: it leaves the beam, which is one narrower from then on. So each source gets up to
     `beam` answers, compared while they are equally long by probability, and in the end by Wu et al.'s length penalty:
 
-        score(y) = log p(y) / lp(y),   lp(y) = ((5 + |y|) / 6) ** alpha      (Wu et al. 2016, eq. 14)
+        score(y) = log p(y) / lp(y),   lp(y) = ((5 + |y|) / 6) ** alpha      (Wu et al. 2016, section 7)
 
     with EOS counted in |y|. alpha = 0.6 and beam = 4 are Vaswani et al.'s (2017, section 6.1); alpha = 0 ranks by
     probability. Answers without an end after `max_length` tokens come after all that have one. With beam = 1 this is
