@@ -138,6 +138,16 @@ def test_the_still_picture_marks_the_query_and_fits_the_page(attention_scene, fr
     assert pictures[0].shape[1] == 792  # 7.2 inches at 110 dots an inch
 
 
+def test_the_still_picture_greys_what_the_query_may_not_look_at(attention_scene):
+    clip, weights = attention_scene
+    area = {}
+    for name in ("sharp", "space"):
+        png = AttentionExplorer(clip, {name: weights[name]}, caption="").picture(1, 1, 2)
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+        area[name] = (np.abs(pixels / 255 - to_rgb(MASKED)).max(axis=2) < 0.01).mean()
+    assert area["space"] > area["sharp"] + 0.05, "two of three maps are masked"
+
+
 def test_many_frames_and_unequal_sides_are_drawn_too():
     clip = np.zeros((11, 10, 30, 3), np.uint8)
     made = AttentionExplorer(clip, {"w": np.ones((11, 1, 2, 11, 1, 2))}, caption="", query=(0, 0, 1))
