@@ -20,6 +20,7 @@ def test_simplified_attention_is_the_mean_of_the_values():
     attention = model.layers[1].attention
     expected = (x.mean(1) @ attention.value.weight.T).expand(1, 5, 8)
     torch.testing.assert_close(attention(x), expected)
+    assert not any(getattr(attention, name).weight.any() for name in ("query", "key"))
     biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
     assert biases
     assert not any(bias.any() for bias in biases)
@@ -85,6 +86,18 @@ def test_gradients_are_read_from_the_right_weights():
     assert benchmark.feed_forward_gradients(model) == {
         "encoder W1": [1, 11], "encoder W2": [2, 12], "decoder W1": [101, 111], "decoder W2": [102, 112],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_stream_is_what_enters_the_last_norm(norm):
+    """The feed-forward sublayer's output plus what stood on the trunk before it."""
+    model = benchmark.translator(norm, 0, width=8, heads=2, hidden=12, depth=2, dropout=0.0)
+    last, seen = model.decoder.layers[-1], {}
+    last.feed_forward.register_forward_hook(lambda _, given, result: seen.update(entered=given[0], left=result))
+    last.feed_forward_norm.register_forward_hook(lambda _, given, result: seen.update(trunk=given[0]))
+    stream = benchmark.gradients_on_dates(model, 4, 0)["stream"]
+    before = seen["entered"] if norm == "post" else seen["trunk"]
+    assert math.isclose(stream, (before + seen["left"]).square().mean().item(), abs_tol=1e-3)
 
 
 def test_a_translator_differs_by_its_norms_alone():
