@@ -1,6 +1,9 @@
 """The checkers of chapter 2 accept right answers and refuse known wrong ones, by name where the mistake has one."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +12,28 @@ import torch.nn.functional as F
 from minirsa.exercises import chapter02
 from minirsa.layers.attention import masked_softmax, restricted_attention, scaled_dot_product_attention, window_mask
 
+BOOK = Path(__file__).resolve().parents[2] / "book"
+
+
+@pytest.fixture(scope="module")
+def solutions():
+    """The functions that the chapter prints as worked solutions."""
+    cells = json.loads((BOOK / "02_self_attention.ipynb").read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    names = {"torch": torch, "math": math}
+    for source in re.findall(r"```python\n(.*?)```", prose, re.DOTALL):
+        exec(source, names)
+    return names
+
+
+def test_the_chapters_solutions_are_right(solutions):
+    chapter02.check_attention(solutions["my_attention"])
+    chapter02.check_multi_head(solutions["my_multi_head"])
+    chapter02.check_restricted_attention(solutions["my_restricted"])
+
 
 def attention(query, key, value, mask, scale=None):
-    """The chapter's worked solution."""
+    """Another right answer, which never makes a NaN."""
     scores = query @ key.T / (scale or math.sqrt(query.shape[1]))
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -77,7 +99,7 @@ def test_wrong_attentions_are_refused(wrong, reason):
 
 
 def split(x, heads):
-    """The chapter's worked solution: (n, C) -> (heads, n, d)."""
+    """(n, C) -> (heads, n, d)."""
     return x.unflatten(1, (heads, -1)).transpose(0, 1)
 
 
@@ -136,7 +158,6 @@ def test_wrong_multi_heads_are_refused(wrong, reason):
 
 
 def restricted(query, key, value, size, window=True):
-    """The chapter's worked solution."""
     n, reach = len(query), size // 2
     places = torch.arange(n)[:, None] + torch.arange(-reach, reach + 1)  # (n, r)
     inside = (places >= 0) & (places < n)
