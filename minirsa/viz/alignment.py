@@ -69,7 +69,7 @@ def _words(words: Sequence[str], name: str) -> list[str]:
 def check_alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> np.ndarray:
     """The weights as a new float64 `(len(target), len(source))`; raises ValueError where they do not fit the words."""
     source, target = _words(source, "source"), _words(target, "target")
-    weights = np.array(weights, dtype=np.float64)
+    weights = np.array(np.asarray(weights), dtype=np.float64)
     if weights.shape != (len(target), len(source)):
         shape = f"({len(target)}, {len(source)})"
         raise ValueError(f"weights: expected shape {shape}, (target words, source words), got {weights.shape}")
@@ -78,7 +78,7 @@ def check_alignment(weights: np.ndarray, source: Sequence[str], target: Sequence
     return weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlignmentExample:
     """One input, its output, and the weights between them.
 

@@ -172,5 +172,6 @@ def test_refuses_what_does_not_fit(attention_scene):
     refuse(scene, "finite numbers >= 0", weights={"even": even - 0.5})
     refuse(scene, "finite numbers >= 0", weights={"even": even * np.nan})
     refuse(scene, "name the weights otherwise", weights={"nothing": even})
+    refuse(scene, "font lacks letters of '주의'", weights={"주의": even})
     refuse(scene, "between 0 and 1", query=(0.5, 1.2, 0.5))
     refuse(scene, r"query: expected \(time, y, x\), 3 fractions", query=(0.5, 0.5))
