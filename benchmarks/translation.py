@@ -1,6 +1,6 @@
 """Which attention translates what? Every translator of Part I on the date task, in English and in Korean.
 
-    python -m benchmarks.translation [--steps 400] [--seeds 0 1 2] [--only dot local-m]
+    python -m benchmarks.translation [--steps 400] [--seeds 0 1 2] [--only dot general]
                                      [--output benchmarks/results/translation.json]
 
 One recipe for all recurrent nets (`Recipe`'s warm-up and cosine, Adam); the Transformer has its own schedule
@@ -35,7 +35,7 @@ LANGUAGES = ("english", "korean")
 BATCH, PEAK_RATE = 32, 5e-3
 TEST_SEED, TEST_LINES = 1_000, 100
 BUCKET = 4  # source tokens
-WIDTH, LAYERS, WINDOW = 64, 2, 3
+WIDTH, LAYERS = 64, 2
 
 # name: (options of Seq2Seq, how many times the steps, source reversed)
 RECURRENT = {
@@ -45,8 +45,10 @@ RECURRENT = {
     "dot": ({"attention": "dot"}, 1, False),
     "general": ({"attention": "general"}, 1, False),
     "concat": ({"attention": "concat"}, 1, False),
-    "local-m": ({"attention": "local-m", "window": WINDOW}, 1, False),
-    "local-p": ({"attention": "local-p", "window": WINDOW}, 1, False),
+    "local-m, D = 3": ({"attention": "local-m", "window": 3}, 1, False),
+    "local-p, D = 3": ({"attention": "local-p", "window": 3}, 1, False),
+    "local-m, D = 10": ({"attention": "local-m", "window": 10}, 1, False),
+    "local-p, D = 10": ({"attention": "local-p", "window": 10}, 1, False),
     "dot, input feeding": ({"attention": "dot", "input_feeding": True}, 1, False),
 }
 TRANSFORMER_TIMES = 2  # it learns from more steps, each cheaper
