@@ -16,6 +16,8 @@ sys.path.insert(0, str(ROOT / "book" / "tools"))
 import address  # noqa: E402
 import execute  # noqa: E402
 
+from minirsa.viz.dual import asset  # noqa: E402
+
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 MIB = 2**20
 
@@ -105,6 +107,24 @@ def test_outputs_are_of_a_kind_that_can_be_compared(chapter):
             text(value) for mime, value in data.items() if mime == "text/plain"
         )
         assert not re.search(r"0x[0-9a-f]{6,}", shown), f"{where} shows an object's address"
+
+
+ASSETS = {
+    "explorer": ("pointing.js", "explorer.js"),
+    "animation": ("animation.js",),
+    "attention": ("attention.css", "pointing.js", "weights.js", "attention.js"),
+    "alignment": ("attention.css", "weights.js", "alignment.js"),
+}
+"""What a figure of each kind carries beside figure.js."""
+
+
+def test_figures_have_the_scripts_of_today(chapter):
+    """A figure brings its script along, and may stand in a cell that is not compared: `make execute` renews it."""
+    for _, output in outputs(chapter):
+        page = text(output.get("data", {}).get("text/html", ""))
+        for kind in re.findall(r'<figure class="minirsa-figure minirsa-(\w+)"', page):
+            old = [name for name in ("figure.js", *ASSETS[kind]) if asset(name) not in page]
+            assert not old, f"{kind}: {', '.join(old)} changed since the chapter was executed"
 
 
 def test_cells_that_are_not_compared_are_few_and_still_assert(chapter):
