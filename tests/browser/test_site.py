@@ -256,6 +256,91 @@ class TestExplorer:
         assert explorer.screenshot() != before
 
 
+def drag(page, box, points):
+    """Press at the first of some places (x, y as fractions of a box), go through the others, let go at the last."""
+    x, y = points[0]
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.down()
+    for x, y in points[1:]:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+    page.mouse.up()
+
+
+READERS = [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")]
+
+
+class TestAttentionExplorer:
+    """The figure of chapter 2 in which a reader moves the query patch and sees its weights under three divisors."""
+
+    PAGE = "02_self_attention.html"
+
+    @pytest.mark.parametrize(("width", "scheme"), READERS)
+    def test_the_weights_follow_the_query(self, visit, width, scheme):
+        seen = visit(self.PAGE, width=width, scheme=scheme)
+        page, figure = seen.page, seen.page.locator(".minirsa-attention").first
+        picture = figure.locator("canvas.mx-frame")
+        picture.evaluate("canvas => canvas.scrollIntoView({block: 'center', behavior: 'instant'})")
+        box, state = picture.bounding_box(), figure.get_attribute("data-state")
+        numbers = figure.locator(".mx-numbers").all_inner_texts()
+        drag(page, box, [(0.2, 0.2)])
+        clicked = figure.get_attribute("data-state")
+        drag(page, box, [(0.2, 0.2), (0.5, 0.5), (0.8, 0.8)])
+        dragged = figure.get_attribute("data-state")
+        page.keyboard.press("ArrowLeft")
+        assert len({state, clicked, dragged, figure.get_attribute("data-state")}) == 4
+        assert figure.locator(".mx-numbers").all_inner_texts() != numbers
+        assert not [message for message in seen.messages if not KNOWN_MESSAGES.search(message)]
+
+    def test_without_a_divisor_few_patches_are_seen_and_with_d_nearly_all(self, visit):
+        figure = visit(self.PAGE).page.locator(".minirsa-attention").first
+        texts = figure.locator(".mx-numbers").all_inner_texts()
+        spreads = [float(re.search(r"\u2248 ([\d.]+) of", text)[1]) for text in texts]
+        assert len(spreads) == 3
+        assert spreads[0] < spreads[1] < spreads[2]
+
+    def test_the_list_chooses_what_lies_on_the_picture(self, visit):
+        figure = visit(self.PAGE).page.locator(".minirsa-attention").first
+        picture = figure.locator("canvas.mx-frame")
+        looks = set()
+        for i in range(4):
+            figure.locator("select").select_option(index=i)
+            looks.add(picture.evaluate("canvas => canvas.toDataURL()"))
+        assert len(looks) == 4
+
+
+class TestAlignmentMap:
+    """The figures of chapter 1 in which a reader points at an output word and sees the input words it looked at."""
+
+    PAGE = "01_luong_attention.html"
+
+    @pytest.mark.parametrize(("width", "scheme"), READERS)
+    def test_every_map_shows_what_each_output_word_looked_at(self, visit, width, scheme):
+        seen = visit(self.PAGE, width=width, scheme=scheme)
+        figures = seen.page.locator(".minirsa-alignment")
+        assert figures.count() >= 2
+        for figure in figures.all():
+            chips = figure.get_by_role("radio")
+            chips.last.scroll_into_view_if_needed()
+            chips.last.click()
+            last = figure.locator(".mx-bar span").evaluate_all("bars => bars.map(bar => bar.style.width)")
+            assert figure.get_attribute("data-state").startswith(f"example=0 target={chips.count() - 1} ")
+            chips.last.press("Home")
+            first = figure.locator(".mx-bar span").evaluate_all("bars => bars.map(bar => bar.style.width)")
+            assert " target=0 " in figure.get_attribute("data-state")
+            assert first != last
+            view = figure.locator(".mx-scroll").bounding_box()
+            assert view["x"] >= 0
+            assert view["x"] + view["width"] <= width
+        assert not [message for message in seen.messages if not KNOWN_MESSAGES.search(message)]
+
+    def test_korean_words_stand_there_in_hangul_with_a_gloss(self, visit):
+        tokens = visit(self.PAGE).page.locator(".minirsa-alignment").first.locator(".mx-tokens").first
+        words, gloss = tokens.locator("b").all_inner_texts(), tokens.locator("i").all_inner_texts()
+        assert any("\uac00" <= letter <= "\ud7a3" for letter in "".join(words))
+        assert len(gloss) == len(words)
+        assert all(word.isascii() for word in gloss)
+
+
 class TestLandingFigure:
     """The moving figure of the start page."""
 
