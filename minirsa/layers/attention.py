@@ -290,7 +290,7 @@ def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_heads(width: int, heads: int) -> None:
     """Raise ValueError unless `heads` divides `width`."""
-    if width < 1 or heads < 1 or width % heads:
+    if not (isinstance(width, int) and isinstance(heads, int)) or width < 1 or heads < 1 or width % heads:
         raise ValueError(f"heads must divide width, got width={width}, heads={heads}")
 
 

@@ -335,6 +335,7 @@ X = torch.zeros(2, 5, 8)
     [
         (lambda: MultiHeadAttention(10, 4), "heads must divide width.*10.*4"),
         (lambda: MultiHeadAttention(8, 0), "heads must divide width"),
+        (lambda: MultiHeadAttention(8, 2.0), "heads must divide width"),
         (lambda: MultiHeadAttention(8, 2, dropout=1.5), "dropout"),
         (lambda: RestrictedSelfAttention(10, 4, size=3), "heads must divide width"),
         (lambda: RestrictedSelfAttention(8, 4, size=4), "odd"),
