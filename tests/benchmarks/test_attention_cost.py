@@ -111,6 +111,8 @@ def test_full_attention_keeps_the_weights_and_the_fused_one_does_not():
     assert kept[cost.FUSED] < 3 * n * d
     assert kept["Recurrent"] < 4 * n * d
     assert kept["Self-Attention"] - n * n < 3 * n * d
+    weights = 3 * 64 * 64
+    assert cost.saved_bytes(cost.build("Convolutional", 64), cost.sequence(4, 64)) < 4 * weights, "weights are not kept"
 
 
 def test_every_case_is_timed_in_every_round():
