@@ -51,8 +51,8 @@ SETTINGS = {
 }  # fmt: skip
 PICTURED = {
     "net": {"image_size": 32, "patch_size": 4, "width": 64, "depth": 4, "heads": 4, "hidden": 128},
-    "recipe": {"steps": 3000, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.05},
-    "images": {"cues": "independent", "length": 16384, "seed": 200},
+    "recipe": {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.05},
+    "images": {"cues": "agree", "length": 16384, "seed": 200},
 }
 """The ViT of chapter 5's pictures: smaller patches than in the study, more images, more steps."""
 
