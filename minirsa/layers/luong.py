@@ -107,8 +107,10 @@ class LocalAttention(nn.Module):
 
     def __init__(self, width: int, window: int = 10, *, alignment: str = "predictive", score: str = "general"):
         super().__init__()
-        if window < 1 or alignment not in ALIGNMENTS:
-            raise ValueError(f"expected window >= 1 and alignment in {ALIGNMENTS}, got {window} and {alignment!r}")
+        if not isinstance(window, int) or window < 1 or alignment not in ALIGNMENTS:
+            raise ValueError(
+                f"expected a whole window >= 1 and alignment in {ALIGNMENTS}, got {window!r} and {alignment!r}"
+            )
         self.window, self.alignment = window, alignment
         self.score = AlignmentScore(width, score)
         self.W_p = self.v_p = None

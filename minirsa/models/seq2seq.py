@@ -133,9 +133,11 @@ class Seq2Seq(nn.Module):
 
         Raises ValueError for other shapes, or a length outside 1..n.
         """
-        if source.ndim != 2 or source_lengths.shape != source.shape[:1]:
+        whole = not any(x.is_floating_point() or x.dtype == torch.bool for x in (source, source_lengths))
+        if source.ndim != 2 or source_lengths.shape != source.shape[:1] or not whole:
             raise ValueError(
-                f"expected source (B, n) and lengths (B,), got {tuple(source.shape)}, {tuple(source_lengths.shape)}"
+                f"expected whole numbers, source (B, n) and lengths (B,), got {source.dtype} {tuple(source.shape)} and "
+                f"{source_lengths.dtype} {tuple(source_lengths.shape)}"
             )
         batch, n = source.shape
         if batch == 0 or not 1 <= int(source_lengths.min()) <= int(source_lengths.max()) <= n:

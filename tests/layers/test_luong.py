@@ -194,6 +194,7 @@ def test_the_predicted_position_learns():
 
 @pytest.mark.parametrize("make", [
     lambda: LuongAttention(4, "cosine"), lambda: LuongAttention(0), lambda: LocalAttention(4, 0),
+    lambda: LocalAttention(4, 2.5),
     lambda: LocalAttention(4, 2, alignment="local-m"), lambda: LocalAttention(4, 2, score=None),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(make):

@@ -181,6 +181,8 @@ def test_options_that_do_not_fit_are_refused(options):
     (SOURCE, torch.tensor([5, 0, 2]), TARGET),
     (SOURCE, torch.tensor([6, 3, 2]), TARGET),
     (SOURCE[:0], LENGTHS[:0], TARGET[:0]),
+    (SOURCE.float(), LENGTHS, TARGET),
+    (SOURCE, LENGTHS.float(), TARGET),
     (SOURCE, LENGTHS, TARGET[:2]),
     (SOURCE, LENGTHS, TARGET[:, :0]),
 ])  # fmt: skip
