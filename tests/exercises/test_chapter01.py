@@ -1,9 +1,36 @@
 """The checkers of chapter 1 accept right answers and refuse known wrong ones."""
 
+import json
+import math
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from minirsa.exercises import chapter01
+
+CHAPTER = Path(__file__).resolve().parents[2] / "book" / "01_luong_attention.ipynb"
+
+
+@pytest.mark.parametrize("name", ["concat_scores", "local_weights", "attentional_step"])
+def test_the_chapters_solutions_are_accepted(name):
+    """The function as it stands under "Solution" on the page."""
+    cells = json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    exercises = prose[prose.index("## Exercises") :]
+    (source,) = [code for code in re.findall(r"```python\n(.*?)```", exercises, re.DOTALL) if f"def {name}(" in code]
+    functions = {"math": math, "torch": torch}
+    exec(source, functions)
+    assert getattr(chapter01, f"check_{name}")(functions[name]).startswith("Right")
+
+
+def test_the_solution_by_hand_is_right():
+    h_t, sources = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 3.0], [math.log(2), 1.0], [0.0, 1.0]])
+    weights = (sources @ h_t).softmax(0)
+    torch.testing.assert_close(weights, torch.tensor([0.25, 0.5, 0.25]))
+    torch.testing.assert_close(weights @ sources, torch.tensor([math.log(2) / 2, 1.5]))
+    torch.testing.assert_close((sources[:2] @ h_t).softmax(0), torch.tensor([1 / 3, 2 / 3]))
 
 
 def concat_scores(target, source, W_a, v_a, *, activation=torch.tanh):
