@@ -1,12 +1,29 @@
 """The checkers of chapter 4 accept right answers and refuse known wrong ones."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minirsa.exercises import chapter04
+
+CHAPTER = Path(__file__).resolve().parents[2] / "book" / "04_layer_norm.ipynb"
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "encoder_layer", "learning_rate"])
+def test_the_chapters_solutions_are_accepted(name):
+    """The function as it stands under "Solution" on the page."""
+    cells = json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    exercises = prose[prose.index("## Exercises") :]
+    (source,) = [code for code in re.findall(r"```python\n(.*?)```", exercises, re.DOTALL) if f"def {name}(" in code]
+    functions = {"math": math}
+    exec(source, functions)
+    assert getattr(chapter04, f"check_{name}")(functions[name]).startswith("Right")
 
 
 def layer_norm(x, scale, shift, eps):
