@@ -1,6 +1,9 @@
 """Chapter 3's checkers: right answers pass, and answers that are wrong in one way each do not."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +41,18 @@ def test_worked_solutions_are_accepted():
     assert "16 channels" in chapter03.check_sinusoidal_positions(positions)
     assert "padding" in chapter03.check_decoder_mask(decoder_mask)
     assert "once" in chapter03.check_cached_step(cached_step)
+
+
+def test_solutions_as_printed_in_the_chapter_are_accepted():
+    book = Path(__file__).resolve().parents[2] / "book" / "03_transformer.ipynb"
+    cells = json.loads(book.read_text(encoding="utf-8"))["cells"]
+    (exercises,) = ["".join(cell["source"]) for cell in cells if "".join(cell["source"]).count("<summary>Solution") > 1]
+    printed = {"torch": torch}
+    for block in re.findall(r"```python\n(.*?)```", exercises, re.DOTALL):
+        exec(block, printed)
+    chapter03.check_sinusoidal_positions(printed["positions"])
+    chapter03.check_decoder_mask(printed["decoder_mask"])
+    chapter03.check_cached_step(printed["cached_step"])
 
 
 def test_the_package_is_accepted():
