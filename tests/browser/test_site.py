@@ -92,6 +92,14 @@ def test_nothing_is_wider_than_a_telephone(visit, name, scheme):
         }).map(element => element.outerHTML.slice(0, 120))"""
     )
     assert not wide
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('.minirsa-figure *')].filter(element => {
+          const box = element.getBoundingClientRect();
+          const figure = element.closest('.minirsa-figure').getBoundingClientRect();
+          return box.width && box.right > figure.right + 1 && !element.closest('.mx-scroll');
+        }).map(element => element.outerHTML.slice(0, 120))"""
+    )
+    assert not outside
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
