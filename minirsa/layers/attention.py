@@ -51,8 +51,8 @@ def scaled_dot_product_attention(
         mask: bool, broadcastable to (..., n, m), True where a key may be attended.
         scale: 1 / sqrt(d) unless given.
         dropout: share of the weights set to zero, the others scaled up; the caller leaves it 0 in evaluation.
-        return_weights: also give the weights (..., n, m), before dropout. Without it torch's fused kernel runs, which
-            stores no n x m array where the device has one.
+        return_weights: also give the weights (..., n, m), before dropout. Without it torch's fused kernel may run,
+            which stores no n x m array; on a CPU it takes inputs of four axes (B, heads, n, d) only.
 
     Raises ValueError for shapes that do not fit and for a mask that is not bool. Source: Vaswani et al. 2017,
     equation 1. Book: chapter 2, "Scaled dot products".
