@@ -7,10 +7,13 @@
 A small ResNet learns to name the shapes of a finite `ShapeSet`, then a small DeiT learns them from the same images in
 each of `METHODS`: from the labels alone, with the teacher's soft or hard labels, with a distillation token, and, as
 the paper's control, with a second class token in its place. All students of a seed start from the same draw of
-weights, as far as they have the same tensors, and see the same batches, for which the teacher answers once: its answer
-follows each shift and mirror. Training images have cues "agree" (shape and texture both give the label); every net is
-also asked about "conflict" images, where shape bias shows which cue it follows. A shorter second part trains on
-"independent", where the texture says nothing. A finished run is kept: the command resumes.
+weights, as far as they have the same tensors, and see the same batches, for which the teacher answers once. Their
+images are shifted, mirrored and mixed in pairs (mixup, Zhang et al. 2018, which is part of the paper's recipe):
+without mixing, this teacher decides for the label on nearly every training image, and its decision says nothing.
+
+Training images have cues "agree" (shape and texture both give the label); every net is also asked about "conflict"
+images, where shape bias shows which cue it follows. A shorter second part trains on "independent", where the texture
+says nothing. A finished run is kept: the command resumes.
 Touvron et al. 2021, section 5.2, Tables 3 and 4; Geirhos et al. 2019. Book: chapter 6.
 """
 
@@ -22,10 +25,10 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +46,7 @@ from minirsa.models.deit import (
 )
 from minirsa.models.resnet import TSNResNet
 from minirsa.models.vit import VisionTransformer
-from minirsa.training import Recipe, fit, predict_scores
+from minirsa.training import Recipe, accuracy, fit, predict_scores
 from minirsa.training.images import OneFrame, shape_batches, shape_images
 
 TEST_SEED, TEST_IMAGES = 1_000, 2048
@@ -92,19 +95,31 @@ METHODS: dict[str, tuple[bool, Loss]] = {
 
 PARTS = {
     "agree": Part(
-        images=1024,
-        teacher=Recipe(steps=400, batch_size=64, lr=3e-3, weight_decay=0.05),
-        student=Recipe(steps=500, batch_size=64, lr=1e-3, weight_decay=0.05),
+        images=512,
+        teacher=Recipe(steps=300, batch_size=64, lr=3e-3, weight_decay=0.05),
+        student=Recipe(steps=1200, batch_size=32, lr=1e-3, weight_decay=0.05),
         methods=tuple(METHODS),
     ),
     "independent": Part(
         images=2048,
         teacher=Recipe(steps=400, batch_size=64, lr=3e-3, weight_decay=0.05),
-        student=Recipe(steps=300, batch_size=64, lr=1e-3, weight_decay=0.05),
+        student=Recipe(steps=600, batch_size=32, lr=1e-3, weight_decay=0.05),
         methods=("labels", "soft, 0.9", "hard + token"),
     ),
 }
 """What is trained, by the cues of the training images."""
+
+
+class Mixture(NamedTuple):
+    """The labels of mixed images: `share` of the first, the rest of the second, (B,) each."""
+
+    first: Tensor
+    second: Tensor
+    share: float
+
+    def mean(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """A loss of labels, averaged over the two by their shares: cross entropy to a mixed label is just this."""
+        return self.share * loss(self.first) + (1 - self.share) * loss(self.second)
 
 
 def make_teacher(seed: int) -> nn.Module:
@@ -132,6 +147,14 @@ def batches(recipe: Recipe, seed: int, cues: str) -> Iterator[tuple[Tensor, Tens
     return shape_batches(dataclasses.replace(recipe, seed=seed), data.images, data.shapes)
 
 
+def mixed(source: Iterable[tuple[Tensor, Tensor]], seed: int) -> Iterator[tuple[Tensor, Mixture]]:
+    """Mixup: each batch added to itself in reverse, with a share drawn uniformly for the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    for images, labels in source:
+        share = torch.rand((), generator=generator).item()
+        yield share * images + (1 - share) * images.flip(0), Mixture(labels, labels.flip(0), share)
+
+
 def train_teacher(seed: int, cues: str) -> nn.Module:
     """The small ResNet after its recipe."""
     teacher, recipe = make_teacher(seed), PARTS[cues].teacher
@@ -140,20 +163,33 @@ def train_teacher(seed: int, cues: str) -> nn.Module:
 
 
 @torch.no_grad()
-def answers(teacher: nn.Module, seed: int, cues: str) -> tuple[Tensor, float]:
-    """The teacher's logits for every batch of the students, (steps, B, K), and how often its decision is the label."""
-    given, right = [], []
-    for images, labels in batches(PARTS[cues].student, seed, cues):
+def answers(teacher: nn.Module, seed: int, cues: str) -> tuple[Tensor, dict[str, float]]:
+    """The teacher's logits for every batch of the students, (steps, B, K), and how often it decides for the label.
+
+    "plain": on the training images; "larger": on mixed ones, for the label of the larger share; "either" of the two.
+    """
+    given, larger, either = [], [], []
+    for images, mixture in mixed(batches(PARTS[cues].student, seed, cues), seed):
         given.append(teacher(images))
-        right.append((given[-1].argmax(1) == labels).float().mean().item())
-    return torch.stack(given), statistics.mean(right)
+        first, second = (given[-1].argmax(1) == labels for labels in (mixture.first, mixture.second))
+        larger.append((first if mixture.share > 0.5 else second).float().mean().item())
+        either.append((first | second).float().mean().item())
+    data = shape_images(PARTS[cues].images, seed=seed, cues=cues)
+    rates = {"plain": accuracy(teacher, data.images, data.shapes)}
+    rates |= {"larger": statistics.mean(larger), "either": statistics.mean(either)}
+    return torch.stack(given), {name: round(value, 4) for name, value in rates.items()}
 
 
 def train_student(method: str, seed: int, cues: str, given: Tensor) -> VisionTransformer:
     """The small DeiT after its recipe, told by the method and the teacher's logits."""
     distilled, loss = METHODS[method]
     student, step, recipe = make_student(distilled, seed), iter(given), PARTS[cues].student
-    fit(student, batches(recipe, seed, cues), recipe, loss=lambda out, labels, _: loss(out, next(step), labels))
+
+    def criterion(outputs: Any, mixture: Mixture, _: Tensor) -> Tensor:
+        taught = next(step)
+        return mixture.mean(lambda labels: loss(outputs, taught, labels))
+
+    fit(student, mixed(batches(recipe, seed, cues), seed), recipe, loss=criterion)
     return student.eval()
 
 
@@ -204,7 +240,7 @@ def study(seed: int, cues: str, wanted: Sequence[str], keep: Callable[[dict[str,
     teacher = train_teacher(seed, cues)
     given, agreement = answers(teacher, seed, cues)
     row = {"cues": cues, "method": "teacher", "seed": seed, **assess(teacher, teacher, cues)}
-    keep(row | {"agreement with labels in training": round(agreement, 4)})
+    keep(row | {"decides for the label in training": agreement})
     for method in wanted:
         student = train_student(method, seed, cues, given)
         keep({"cues": cues, "method": method, "seed": seed, **assess(student, teacher, cues)})
