@@ -77,6 +77,16 @@ def test_a_translator_that_is_always_right_scores_one_everywhere():
     assert all(right == total > 0 for right, total in report["by length"].values())
 
 
+def test_lengths_that_a_translator_gets_wrong_are_counted_as_wrong():
+    model = Knows("english")
+    model.answers = {words: answer[: -1 if len(words) < 12 else -2] for words, answer in model.answers.items()}
+    model.answers = {words: [*answer, 2] for words, answer in model.answers.items()}  # EOS too early in long lines
+    report = translation.judge(model, "english")
+    for bucket, (right, total) in report["by length"].items():
+        assert right == (total if int(bucket.split("-")[0]) < 12 else 0)
+    assert report["right"]["1"] > report["right"]["2"] == report["right"]["3"] == 0
+
+
 @pytest.mark.parametrize("variant", translation.VARIANTS)
 def test_every_variant_trains(variant, monkeypatch):
     monkeypatch.setattr(translation, "TEST_LINES", 4)
