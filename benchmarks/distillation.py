@@ -131,14 +131,8 @@ def make_teacher(seed: int) -> nn.Module:
 def make_student(distilled: bool, seed: int) -> VisionTransformer:
     """The small DeiT; with and without a second token the tensors that both have start equal."""
     torch.manual_seed(seed)
-    student = VisionTransformer(num_classes=len(SHAPES), **STUDENT)
-    if not distilled:
-        return student
-    torch.manual_seed(seed)
-    both = DistilledVisionTransformer(num_classes=len(SHAPES), **STUDENT)
-    shared = {name: tensor for name, tensor in student.state_dict().items() if name != "class_token"}
-    both.load_state_dict(both.state_dict() | shared)
-    return both
+    model = DistilledVisionTransformer if distilled else VisionTransformer  # draws its own tensors last
+    return model(num_classes=len(SHAPES), **STUDENT)
 
 
 def batches(recipe: Recipe, seed: int, cues: str) -> Iterator[tuple[Tensor, Tensor]]:
