@@ -24,7 +24,7 @@ def check_attention(function: Callable[[Tensor, Tensor, Tensor, Tensor | None], 
     """Judge scaled dot-product attention: query (n, d), key (m, d), value (m, d_v), mask -> (n, d_v).
 
     `mask` is None or bool (n, m), True where a key may be attended; a query without any key must give zeros. One
-    input has scores in the thousands, where exp alone overflows.
+    input has scores in the thousands, where exp alone overflows; one has a NaN in a query, which must not be hidden.
     """
     sizes = ((3, 3, 4, 4), (2, 5, 9, 3), (6, 4, 2, 7), (5, 5, 16, 1), (1, 7, 3, 3))  # n, m, d, d_v
     for seed, (n, m, d, d_v) in enumerate(sizes):
@@ -60,7 +60,18 @@ def check_attention(function: Callable[[Tensor, Tensor, Tensor, Tensor | None], 
     query, key, value = random_tensors(99, (4, 8), (6, 8), (6, 2))
     got = function(1e3 * query, key.clone(), value.clone(), None)
     compare(got, _attention_by_loops(1e3 * query, key, value, None), "with scores in the thousands")
-    return f"Right for {len(sizes)} sizes, with and without a mask, for queries without a key, and for large scores."
+    query, key, value = random_tensors(98, (4, 8), (6, 8), (6, 2))
+    mask = _some_mask(4, 6, 98)
+    right = _attention_by_loops(query, key, value, mask)
+    query[1, 0], mask[1] = math.nan, True
+    got = function(query.clone(), key.clone(), value.clone(), mask.clone())
+    where = "with a NaN in query 1"
+    assert got[1].isnan().all(), (
+        f"{where} output 1 must be NaN: zeros are for queries without any key, found in the mask"
+    )
+    others = torch.arange(4) != 1
+    compare(got[others], right[others], f"{where}, the other outputs:")
+    return f"Right for {len(sizes)} sizes, with and without a mask, for queries without a key, large scores, and a NaN."
 
 
 def check_multi_head(function: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]) -> str:
@@ -114,8 +125,9 @@ def check_multi_head(function: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor,
 def check_restricted_attention(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
     """Judge restricted attention: query, key (n, d), value (n, d_v), odd size r -> (n, d_v).
 
-    Position i attends to the positions i - r//2 ... i + r//2 that exist. Largest intermediate allowed:
-    2 n r max(d, d_v) numbers, which is far below n x n in the largest case.
+    Position i attends to the positions i - r//2 ... i + r//2 that exist. The storage allowed: no operation may return
+    more than 2 n r max(d, d_v) numbers, views excepted. In the largest case, n = 400, d = 2, d_v = 3, r = 5, that is
+    12,000, where n x n would be 160,000. (In general n r d may exceed n x n: gathering saves memory for n > r d.)
     """
     sizes = ((7, 3, 4, 3), (9, 2, 5, 5), (6, 4, 1, 1), (5, 3, 2, 11), (400, 2, 3, 5))  # n, d, d_v, r
     for seed, (n, d, d_v, r) in enumerate(sizes):
@@ -138,10 +150,10 @@ def check_restricted_attention(function: Callable[[Tensor, Tensor, Tensor, int],
         _judge(got, right, where, mistakes)
         allowed = 2 * n * r * max(d, d_v)
         assert largest.numel <= max(allowed, n), (
-            f"{where} an intermediate of shape {largest.shape} holds {largest.numel} numbers, {allowed} are enough: "
-            "gather the r neighbours of each position first"
+            f"{where} an intermediate of shape {largest.shape} holds {largest.numel} numbers, "
+            f"2 n r max(d, d_v) = {allowed} are allowed: gather the r neighbours of each position first"
         )
-    return f"Right for {len(sizes)} sizes, and nothing n x n was stored."
+    return f"Right for {len(sizes)} sizes, and no intermediate held more than 2 n r max(d, d_v) numbers."
 
 
 def _attention_by_loops(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
