@@ -14,7 +14,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from minirsa.exercises.judging import LargestResult, compare, random_tensors
 from minirsa.models.seq2seq import Seq2Seq, Seq2SeqState
 
 __all__ = ["check_attentional_step", "check_concat_scores", "check_local_weights"]
@@ -23,16 +25,31 @@ __all__ = ["check_attentional_step", "check_concat_scores", "check_local_weights
 def check_concat_scores(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """Judge the concat score: target (n, C), source (m, C), W_a (C, 2 C), v_a (C,) -> scores (n, m).
 
-    v_a . tanh(W_a [h_t; h_s]) for every pair, not normalised. Luong et al. 2015, section 3.1.
+    v_a . tanh(W_a [h_t; h_s]) for every pair, not normalised. Luong et al. 2015, section 3.1. Each state may be
+    multiplied by a matrix only once: the products are counted, and nothing larger than (n, m, C) may be stored.
     """
     sizes = ((1, 1, 2), (2, 3, 2), (4, 4, 3), (5, 2, 6))
     for seed, (n, m, width) in enumerate(sizes):
-        target, source, W_a, v_a = _random(seed, (n, width), (m, width), (width, 2 * width), (width,))
+        target, source, W_a, v_a = random_tensors(seed, (n, width), (m, width), (width, 2 * width), (width,))
         expected = torch.stack(
             [torch.stack([v_a @ torch.tanh(W_a @ torch.cat([h_t, h_s])) for h_s in source]) for h_t in target]
         )
         where = f"for n = {n}, m = {m}, C = {width}"
-        _compare(function(target.clone(), source.clone(), W_a.clone(), v_a.clone()), expected, where)
+        compare(function(target.clone(), source.clone(), W_a.clone(), v_a.clone()), expected, where)
+    n = m = 16
+    width = 8
+    inputs = random_tensors(0, (n, width), (m, width), (width, 2 * width), (width,))
+    with LargestResult() as largest, FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    assert largest.numel <= n * m * width, (
+        f"the scores are right, but a tensor {largest.shape} is stored for n = m = {n} and C = {width}: W_a's halves "
+        "can multiply the states before there are pairs"
+    )
+    products, needed = counter.get_total_flops() // 2, (n + m) * width**2 + n * m * width  # the pairs' with v_a last
+    assert products <= needed, (
+        f"the scores are right, but take {products} multiply-adds, {needed} are enough: each state is to be multiplied "
+        "once, not once for every pair"
+    )
     return f"Right for {len(sizes)} sizes: W_a's left half reads h_t, its right half h_s, and tanh comes after the sum."
 
 
@@ -44,7 +61,7 @@ def check_local_weights(function: Callable[[Tensor, Tensor, Tensor, Tensor, int]
     """
     sizes = ((1, 4, 2, 2), (6, 9, 3, 1), (5, 12, 4, 3), (3, 5, 2, 10))
     for seed, (n, length, width, window) in enumerate(sizes):
-        target, source, W_p, v_p = _random(seed, (n, width), (length, width), (width, width), (width,))
+        target, source, W_p, v_p = random_tensors(seed, (n, width), (length, width), (width, width), (width,))
         expected = torch.zeros(n, length, dtype=torch.float64)
         for t, h_t in enumerate(target):
             p = length * torch.sigmoid(v_p @ torch.tanh(W_p @ h_t))
@@ -53,7 +70,7 @@ def check_local_weights(function: Callable[[Tensor, Tensor, Tensor, Tensor, int]
             for s in near:
                 expected[t, s] = torch.exp(h_t @ source[s]) / total * torch.exp(-((s - p) ** 2) / (window**2 / 2))
         where = f"for n = {n}, S = {length}, D = {window}"
-        _compare(function(target.clone(), source.clone(), W_p.clone(), v_p.clone(), window), expected, where)
+        compare(function(target.clone(), source.clone(), W_p.clone(), v_p.clone(), window), expected, where)
     return f"Right for {len(sizes)} sizes: the window before the softmax, the Gaussian after it, sigma = D / 2."
 
 
@@ -79,21 +96,7 @@ def check_attentional_step(function: Callable[[Seq2Seq, Tensor, Seq2SeqState], t
             got = function(model, tokens.clone(), replace(state))
             two = isinstance(got, tuple) and len(got) == 2
             assert two, f"{where} expected two tensors, got {type(got).__name__}"
-            _compare(got[1], after.fed, f"{where} h~_t:")
-            _compare(got[0], expected, f"{where} log-probabilities:")
+            compare(got[1], after.fed, f"{where} h~_t:")
+            compare(got[0], expected, f"{where} log-probabilities:")
             state = after
     return "Right: h~_{t-1} goes in beside the token, the padding stays out, and h~_t makes the prediction."
-
-
-def _random(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Standard normal float64 tensors from one generator."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-
-
-def _compare(got: object, expected: Tensor, where: str) -> None:
-    """Raise AssertionError unless `got` is a tensor of the expected shape and, to 1e-9, values."""
-    assert isinstance(got, Tensor), f"{where} expected a tensor, got {type(got).__name__}"
-    assert got.shape == expected.shape, f"{where} expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    error = (got - expected).abs().max().item()
-    assert error < 1e-9 * (1 + expected.abs().max().item()), f"{where} the largest error is {error:.2g}"

@@ -5,9 +5,9 @@ LSTMs); Luong, Pham and Manning, "Effective Approaches to Attention-based Neural
 rest). Book: chapter 1.
 
     source (B, n) ─ embed ─ LSTM ─┬─ last states of every layer: where the decoder starts
-                                  └─ top states h_s (B, n, C) ─────────────┐
-    target (B, m) ─ embed ─ [ y_t ; h~_{t-1} ] ─ LSTM ─ h_t (B, m, C) ─ attention ─ c_t
-                                  ▲                                        │
+                                  └─ top states h_s (B, n, C) ─────────────────┐
+    target (B, m) ─ embed ─ [ y_{t-1} ; h~_{t-1} ] ─ LSTM ─ h_t (B, m, C) ─ attention ─ c_t
+                                  ▲                                            │
                                   └── input feeding ── h~_t = tanh(W_c [c_t ; h_t]) ─ softmax(W_s h~_t)
 
 Without attention the first line's states are all that the decoder ever learns about the source, and h~_t is h_t.
@@ -58,7 +58,7 @@ class Seq2Seq(nn.Module):
         layers: LSTMs on top of each other, in the encoder and in the decoder (4 in the paper).
         attention: None, "dot", "general", "concat", or "local-m" and "local-p" with the general score.
         window: D of local attention.
-        input_feeding: give h~_{t-1} to the decoder beside y_t. Without attention there is nothing to feed.
+        input_feeding: give h~_{t-1} to the decoder beside y_{t-1}. Without attention there is nothing to feed.
         dropout: between the LSTMs and before the logits, in training (0.2 in the paper).
 
     Raises ValueError for options that do not fit. Book: chapter 1, The whole translator.
@@ -165,7 +165,7 @@ class Seq2Seq(nn.Module):
     ) -> tuple[Tensor, Seq2SeqState, Tensor | None]:
         """Read target embeddings (B, m, C), one if there is input feeding: h~ (B, m, C), state, weights (B, m, n)."""
         if self.feeds:
-            embedded = torch.cat([embedded, state.fed[:, None]], 2)  # [y_t ; h~_{t-1}]
+            embedded = torch.cat([embedded, state.fed[:, None]], 2)  # [y_{t-1} ; h~_{t-1}]
         output, (hidden, cell) = self.decoder(embedded, (state.hidden, state.cell))
         weights = None
         if self.attention is not None:

@@ -59,6 +59,27 @@ def test_wrong_concat_scores_are_refused(wrong):
         chapter01.check_concat_scores(wrong)
 
 
+def every_pair_end_to_end(target, source, W_a, v_a):
+    n, m = len(target), len(source)
+    pairs = torch.cat([target[:, None].expand(n, m, -1), source[None].expand(n, m, -1)], -1)
+    return (pairs @ W_a.T).tanh() @ v_a
+
+
+def every_state_once_a_pair(target, source, W_a, v_a):
+    of_target, of_source = W_a.split(target.shape[1], dim=1)
+    again = target[:, None].expand(-1, len(source), -1) @ of_target.T
+    return (again + source @ of_source.T).tanh() @ v_a
+
+
+@pytest.mark.parametrize(("wasteful", "reason"), [
+    (every_pair_end_to_end, "is stored"),
+    (every_state_once_a_pair, "multiply-adds"),
+])  # fmt: skip
+def test_concat_scores_that_multiply_every_pair_are_refused(wasteful, reason):
+    with pytest.raises(AssertionError, match=reason):
+        chapter01.check_concat_scores(wasteful)
+
+
 def local_weights(target, source, W_p, v_p, D, *, sigma=0.5, length=0, shift=0.0, window=True, renormalise=False):
     S = len(source)
     p = (S + length) * torch.sigmoid(torch.tanh(target @ W_p.T) @ v_p)[:, None]  # (n, 1)
