@@ -1,11 +1,28 @@
 """The checkers of chapter 5 accept right answers and refuse known wrong ones, naming the mistake."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minirsa.exercises import chapter05
 from minirsa.models.vit import attention_rollout, patches
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+
+
+def test_the_chapters_solutions_are_right():
+    cells = json.loads((BOOK / "05_vit.ipynb").read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    names = {"torch": torch, "F": F}
+    for source in re.findall(r"```python\n(.*?)```", prose, re.DOTALL):
+        exec(source, names)
+    chapter05.check_patches(names["my_patches"])
+    chapter05.check_resize_positions(names["my_resize"])
+    chapter05.check_rollout(names["my_rollout"])
 
 
 def cut(images, size):
