@@ -206,6 +206,26 @@ def test_links_to_other_pages_lead_somewhere(path, chapter):
     assert not [link for link in local if not (path.parent / link).exists()]
 
 
+def works_of_the_bibliography():
+    """(first author's surname, year) of every entry of references.bib."""
+    works = set()
+    for entry in re.split(r"(?m)^@", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"))[1:]:
+        fields = dict(re.findall(r"(?m)^  (author|year) = \{(.*)\},?$", entry))
+        surname = fields["author"].split(" and ")[0].split(",")[0]
+        works.add((re.sub(r"[{}\\'`^\"~]|\\.", "", surname).lower(), fields["year"]))
+    return works
+
+
+def test_cited_works_are_in_the_bibliography(chapter):
+    prose = "\n".join(cell["source"] for cell in chapter["cells"] if cell["cell_type"] == "markdown")
+    cited = re.findall(r"\[([^\]]+)\]\(back/bibliography\.md\)", prose)
+    known = works_of_the_bibliography()
+    named = [re.fullmatch(r"(\S+?),? .*?((?:19|20)\d\d)\w?", label) for label in cited]
+    missing = [match[0] for match in named if match and (match[1].lower(), match[2]) not in known]
+    assert not missing
+    assert {("vaswani", "2017"), ("kim", "2021"), ("fan", "2021")} <= known
+
+
 def test_prose_has_no_sphinx_directives(chapter):
     """They show as raw text in Jupyter, on GitHub and in Colab."""
     for cell in chapter["cells"]:
