@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from minirsa.exercises.judging import compare, random_tensors
 
-__all__ = ["check_encoder_layer", "check_layer_norm", "check_learning_rate"]
+__all__ = ["check_decoder_layer", "check_layer_norm", "check_learning_rate"]
 
 Sublayer = Callable[[Tensor], Tensor]
+CrossAttention = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_layer_norm(function: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
@@ -43,34 +44,45 @@ def check_layer_norm(function: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     return f"Right for {len(cases)} shapes, with eps from 1e-5 to 2."
 
 
-def check_encoder_layer(
-    function: Callable[[Tensor, Sublayer, Sublayer, nn.LayerNorm, nn.LayerNorm, str], Tensor],
+def check_decoder_layer(
+    function: Callable[[Tensor, Tensor, Sublayer, CrossAttention, Sublayer, list[nn.LayerNorm], str], Tensor],
 ) -> str:
-    """Judge one layer in both orders: (x, attention, feed_forward, first_norm, second_norm, order) -> (B, n, C).
+    """Judge one decoder layer in both orders, without masks.
 
-    order is "post" or "pre"; Xiong et al. 2020, table 1. The sublayers here are functions (B, n, C) -> (B, n, C) that
-    mix positions, or do not; the norms have scales and shifts of their own.
+    The function takes (x (B, n, C), memory (B, m, C), self_attention, cross_attention, feed_forward, norms, order) and
+    returns (B, n, C). order is "post" or "pre"; Xiong et al. 2020, table 1, with the third sublayer of Vaswani et al.
+    2017 between the two. The sublayers here are functions that mix positions, or do not; cross_attention takes (x,
+    memory). The three norms have scales and shifts of their own. The memory comes finished from the encoder.
     """
-    outputs = {}
     for seed in range(3):
-        x, mixing, weight, *affine = random_tensors(seed, (2, 3, 4), (3, 3), (4, 4), (4,), (4,), (4,), (4,))
+        x, memory, mixing, reading, weight, *affine = random_tensors(
+            seed, (2, 3, 4), (2, 5, 4), (3, 3), (3, 5), (4, 4), *[(4,)] * 6
+        )
 
-        def attention(x: Tensor, mixing=mixing) -> Tensor:
+        def self_attention(x: Tensor, mixing=mixing) -> Tensor:
             return torch.einsum("mn,bnc->bmc", mixing, x).sin()
+
+        def cross_attention(x: Tensor, memory: Tensor, reading=reading) -> Tensor:
+            return (x.cos() + torch.einsum("nm,bmc->bnc", reading, memory)).sin()
 
         def feed_forward(x: Tensor, weight=weight) -> Tensor:
             return (x @ weight).relu() @ weight.T
 
-        first, second = (nn.LayerNorm(4, dtype=torch.float64) for _ in range(2))
+        norms = [nn.LayerNorm(4, dtype=torch.float64) for _ in range(3)]
+        outputs = {}
         with torch.no_grad():
-            for parameter, value in zip((first.weight, first.bias, second.weight, second.bias), affine):
-                parameter.copy_(value)
-            middle = first(x + attention(x))
-            outputs["post"] = second(middle + feed_forward(middle))
-            middle = x + attention(first(x))
-            outputs["pre"] = middle + feed_forward(second(middle))
+            for norm, scale, shift in zip(norms, affine[::2], affine[1::2]):
+                norm.weight.copy_(scale)
+                norm.bias.copy_(shift)
+            first, second, third = norms
+            after = first(x + self_attention(x))
+            after = second(after + cross_attention(after, memory))
+            outputs["post"] = third(after + feed_forward(after))
+            after = x + self_attention(first(x))
+            after = after + cross_attention(second(after), memory)
+            outputs["pre"] = after + feed_forward(third(after))
             for order, other in (("post", "pre"), ("pre", "post")):
-                got = function(x.clone(), attention, feed_forward, first, second, order)
+                got = function(x.clone(), memory.clone(), self_attention, cross_attention, feed_forward, norms, order)
                 mistaken = isinstance(got, Tensor) and got.shape == x.shape and torch.allclose(got, outputs[other])
                 assert not mistaken, f'order "{order}" gave the {other}-LN layer'
                 compare(got, outputs[order], f'for order "{order}"')

@@ -14,7 +14,7 @@ from minirsa.exercises import chapter04
 CHAPTER = Path(__file__).resolve().parents[2] / "book" / "04_layer_norm.ipynb"
 
 
-@pytest.mark.parametrize("name", ["layer_norm", "encoder_layer", "learning_rate"])
+@pytest.mark.parametrize("name", ["layer_norm", "decoder_layer", "learning_rate"])
 def test_the_chapters_solutions_are_accepted(name):
     """The function as it stands under "Solution" on the page."""
     cells = json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
@@ -59,61 +59,92 @@ def test_wrong_layer_norms_are_refused(wrong):
         chapter04.check_layer_norm(wrong)
 
 
-def encoder_layer(x, attention, feed_forward, first_norm, second_norm, order):
-    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+def sublayers(memory, self_attention, cross_attention, feed_forward):
+    return self_attention, lambda x: cross_attention(x, memory), feed_forward
+
+
+def decoder_layer(x, memory, self_attention, cross_attention, feed_forward, norms, order):
+    parts = sublayers(memory, self_attention, cross_attention, feed_forward)
+    for sublayer, norm in zip(parts, norms):
         x = norm(x + sublayer(x)) if order == "post" else x + sublayer(norm(x))
     return x
 
 
 def test_both_orders_are_accepted():
-    assert "both orders" in chapter04.check_encoder_layer(encoder_layer)
+    assert "both orders" in chapter04.check_decoder_layer(decoder_layer)
 
 
-def normed_residual(x, attention, feed_forward, first_norm, second_norm, order):
-    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+def normed_residual(x, *others):
+    *parts, norms, order = others
+    for sublayer, norm in zip(sublayers(*parts), norms):
         x = norm(x + sublayer(x)) if order == "post" else norm(x) + sublayer(norm(x))
     return x
 
 
-def norm_of_the_branch(x, attention, feed_forward, first_norm, second_norm, order):
-    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+def norm_of_the_branch(x, *others):
+    *parts, norms, order = others
+    for sublayer, norm in zip(sublayers(*parts), norms):
         x = x + norm(sublayer(x)) if order == "post" else x + sublayer(norm(x))
     return x
 
 
-def no_residual(x, attention, feed_forward, first_norm, second_norm, order):
-    for sublayer, norm in ((attention, first_norm), (feed_forward, second_norm)):
+def no_residual(x, *others):
+    *parts, norms, order = others
+    for sublayer, norm in zip(sublayers(*parts), norms):
         x = norm(sublayer(x)) if order == "post" else sublayer(norm(x))
     return x
 
 
-def side_by_side(x, attention, feed_forward, first_norm, second_norm, order):
+def side_by_side(x, *others):
+    *parts, norms, order = others
     if order == "post":
-        return encoder_layer(x, attention, feed_forward, first_norm, second_norm, order)
-    return x + attention(first_norm(x)) + feed_forward(second_norm(x))
+        return decoder_layer(x, *others)
+    return x + sum(sublayer(norm(x)) for sublayer, norm in zip(sublayers(*parts), norms))
 
 
-def pre_with_last_norm(x, attention, feed_forward, first_norm, second_norm, order):
-    out = encoder_layer(x, attention, feed_forward, first_norm, second_norm, order)
-    return second_norm(out) if order == "pre" else out
+def pre_with_last_norm(x, *others):
+    *_, norms, order = others
+    out = decoder_layer(x, *others)
+    return norms[-1](out) if order == "pre" else out
+
+
+def normed_memory(x, memory, *others):
+    *_, norms, order = others
+    return decoder_layer(x, norms[1](memory) if order == "pre" else memory, *others)
+
+
+def no_cross_attention(x, memory, self_attention, cross_attention, feed_forward, norms, order):
+    return decoder_layer(x, memory, self_attention, lambda x, memory: 0 * x, feed_forward, norms, order)
+
+
+def cross_attention_to_itself(x, memory, self_attention, cross_attention, feed_forward, norms, order):
+    both = F.pad(x, (0, 0, 0, memory.shape[1] - x.shape[1]))
+    return decoder_layer(x, both, self_attention, cross_attention, feed_forward, norms, order)
+
+
+def with_norms(choose):
+    return lambda *given: decoder_layer(*given[:-2], choose(given[-2]), given[-1])
 
 
 @pytest.mark.parametrize(("wrong", "reason"), [
-    (lambda *given: encoder_layer(*given[:-1], "post"), "gave the post-LN layer"),
-    (lambda *given: encoder_layer(*given[:-1], "pre"), "gave the pre-LN layer"),
-    (lambda *given: encoder_layer(*given[:-1], {"pre": "post", "post": "pre"}[given[-1]]), "gave the pre-LN layer"),
+    (lambda *given: decoder_layer(*given[:-1], "post"), "gave the post-LN layer"),
+    (lambda *given: decoder_layer(*given[:-1], "pre"), "gave the pre-LN layer"),
+    (lambda *given: decoder_layer(*given[:-1], {"pre": "post", "post": "pre"}[given[-1]]), "gave the pre-LN layer"),
     (normed_residual, 'order "pre"'),
     (norm_of_the_branch, 'order "post"'),
     (no_residual, 'order "post"'),
     (side_by_side, 'order "pre"'),
     (pre_with_last_norm, 'order "pre"'),
-    (lambda x, a, f, first, second, order: encoder_layer(x, a, f, first, first, order), "order"),
-    (lambda x, a, f, first, second, order: encoder_layer(x, a, f, second, first, order), "order"),
-    (lambda x, a, f, first, second, order: encoder_layer(x, f, a, first, second, order), "order"),
+    (normed_memory, 'order "pre"'),
+    (no_cross_attention, 'order "post"'),
+    (cross_attention_to_itself, 'order "post"'),
+    (with_norms(lambda norms: [norms[0], norms[0], norms[0]]), "order"),
+    (with_norms(lambda norms: norms[::-1]), "order"),
+    (lambda x, m, a, c, f, norms, order: decoder_layer(x, m, f, c, a, norms, order), "order"),
 ])  # fmt: skip
 def test_wrong_orders_are_refused(wrong, reason):
     with pytest.raises(AssertionError, match=reason):
-        chapter04.check_encoder_layer(wrong)
+        chapter04.check_decoder_layer(wrong)
 
 
 def learning_rate(step, warm_up, top):
