@@ -17,24 +17,31 @@ from torch import Tensor
 
 from minirsa.layers.attention import MultiHeadAttention
 
-__all__ = ["check_cached_step", "check_decoder_mask", "check_sinusoidal_positions"]
+__all__ = ["check_cached_step", "check_decoder_mask", "check_smoothed_loss"]
 
 
-def check_sinusoidal_positions(function: Callable[[int, int], Tensor]) -> str:
-    """Judge sinusoidal positions: length n, even width C -> (n, C), equation 3.2.
+def check_smoothed_loss(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Judge cross entropy with label smoothing: scores (N, V), right tokens (N,), epsilon -> their mean loss ().
 
-    Sines at the even channels, cosines at the odd ones, position 0 first.
+    The wanted distribution is equation 3.7: 1 - epsilon on the right token and epsilon spread over all V, the right
+    one included. Scores as far apart as 1,000 must give a finite loss.
     """
-    sizes = ((1, 2), (3, 4), (7, 6), (50, 16))
-    for length, width in sizes:
-        expected = torch.zeros(length, width, dtype=torch.float64)
-        for position in range(length):
-            for pair in range(width // 2):
-                angle = position / 10000.0 ** (2 * pair / width)
-                expected[position, 2 * pair] = math.sin(angle)
-                expected[position, 2 * pair + 1] = math.cos(angle)
-        _compare(function(length, width), expected, f"for n = {length}, C = {width}", 1e-4)
-    return f"Right for {len(sizes)} sizes, up to 50 positions of 16 channels."
+    draw = torch.Generator().manual_seed(0)
+    cases = ((1, 2, 0.0, 1.0), (4, 3, 0.2, 1.0), (5, 15, 0.1, 3.0), (3, 4, 0.1, 1000.0))
+    for number, size, epsilon, spread in cases:
+        scores = torch.randn(number, size, generator=draw, dtype=torch.float64) * spread
+        right = torch.randint(size, (number,), generator=draw)
+        total = 0.0
+        for row, token in zip(scores.tolist(), right.tolist()):
+            highest = max(row)
+            whole = highest + math.log(sum(math.exp(score - highest) for score in row))
+            for place, score in enumerate(row):
+                wanted = (1 - epsilon) * (place == token) + epsilon / size
+                total -= wanted * (score - whole)
+        where = f"for N = {number}, V = {size}, epsilon = {epsilon}, scores of size {spread:.0f}"
+        expected = torch.tensor(total / number, dtype=torch.float64)
+        _compare(function(scores.clone(), right.clone(), epsilon), expected, where)
+    return f"Right for {len(cases)} batches, with and without smoothing."
 
 
 def check_decoder_mask(function: Callable[[Tensor], Tensor]) -> str:

@@ -1,23 +1,22 @@
 """Chapter 3's checkers: right answers pass, and answers that are wrong in one way each do not."""
 
 import json
-import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from minirsa.exercises import chapter03
-from minirsa.layers.positions import sinusoidal_positions
 
 # The worked solutions, as the chapter prints them.
 
 
-def positions(length, width):
-    rate = 10000.0 ** (-torch.arange(0, width, 2) / width)  # (C / 2,)
-    angle = torch.arange(length)[:, None] * rate  # (n, C / 2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+def smoothed_loss(scores, right, epsilon):
+    log_p = scores.log_softmax(-1)  # (N, V)
+    of_right = log_p.gather(1, right[:, None])[:, 0]
+    return -((1 - epsilon) * of_right + epsilon * log_p.mean(1)).mean()
 
 
 def decoder_mask(tokens):
@@ -38,7 +37,7 @@ def cached_step(attention, x, keys, values):
 
 
 def test_worked_solutions_are_accepted():
-    assert "16 channels" in chapter03.check_sinusoidal_positions(positions)
+    assert "smoothing" in chapter03.check_smoothed_loss(smoothed_loss)
     assert "padding" in chapter03.check_decoder_mask(decoder_mask)
     assert "once" in chapter03.check_cached_step(cached_step)
 
@@ -50,30 +49,46 @@ def test_solutions_as_printed_in_the_chapter_are_accepted():
     printed = {"torch": torch}
     for block in re.findall(r"```python\n(.*?)```", exercises, re.DOTALL):
         exec(block, printed)
-    chapter03.check_sinusoidal_positions(printed["positions"])
+    chapter03.check_smoothed_loss(printed["smoothed_loss"])
     chapter03.check_decoder_mask(printed["decoder_mask"])
     chapter03.check_cached_step(printed["cached_step"])
 
 
-def test_the_package_is_accepted():
-    chapter03.check_sinusoidal_positions(sinusoidal_positions)
+def test_the_loss_of_torch_is_accepted():
+    chapter03.check_smoothed_loss(lambda s, r, e: nn.functional.cross_entropy(s, r, label_smoothing=e))
+
+
+def over_the_others(scores, right, epsilon):
+    log_p = scores.log_softmax(-1)
+    of_right = log_p.gather(1, right[:, None])[:, 0]
+    others = (log_p.sum(1) - of_right) / (scores.shape[1] - 1)
+    return -((1 - epsilon) * of_right + epsilon * others).mean()
 
 
 @pytest.mark.parametrize("wrong", [
-    lambda n, C: positions(n + 1, C)[1:],  # counts from one
-    lambda n, C: torch.cat([positions(n, C)[:, 0::2], positions(n, C)[:, 1::2]], 1),  # sines first, then cosines
-    lambda n, C: positions(n, C).unflatten(1, (-1, 2)).flip(2).flatten(1),  # cosines at the even channels
-    lambda n, C: torch.stack([a := torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(C // 2) / C), a + math.pi / 2],
-                             -1).sin().flatten(1),  # i / C in place of 2i / C
-    lambda n, C: torch.stack([a := torch.arange(n)[:, None] * 1000.0 ** (-torch.arange(0, C, 2) / C), a + math.pi / 2],
-                             -1).sin().flatten(1),  # another base
-    lambda n, C: positions(n, C).T,
-    lambda n, C: positions(n, C)[None],
-    lambda n, C: positions(n, C).tolist(),
+    lambda s, r, e: nn.functional.cross_entropy(s, r),  # no smoothing
+    over_the_others,
+    lambda s, r, e: smoothed_loss(s, r, 1 - e),
+    lambda s, r, e: smoothed_loss(s, r, e) * len(s),  # the sum
+    lambda s, r, e: -smoothed_loss(s, r, e),
+    lambda s, r, e: smoothed_loss(s, r, e) + e * s.log_softmax(-1).mean() * (1 - s.shape[1]),  # epsilon on every token
+    lambda s, r, e: smoothed_loss(s.softmax(-1), r, e),  # softmax twice
+    lambda s, r, e: nn.functional.cross_entropy(s, r, label_smoothing=e, reduction="none"),
+    lambda s, r, e: float(smoothed_loss(s, r, e)),
 ])  # fmt: skip
-def test_wrong_positions_are_refused(wrong):
-    with pytest.raises(AssertionError, match=r"for n = \d+, C = \d+"):
-        chapter03.check_sinusoidal_positions(wrong)
+def test_wrong_losses_are_refused(wrong):
+    with pytest.raises(AssertionError, match=r"for N = \d+, V = \d+"):
+        chapter03.check_smoothed_loss(wrong)
+
+
+def test_a_loss_that_overflows_is_refused():
+    def unstable(scores, right, epsilon):
+        q = torch.full_like(scores, epsilon / scores.shape[1])
+        q[torch.arange(len(scores)), right] += 1 - epsilon
+        return -(q * scores.softmax(-1).log()).sum(1).mean()
+
+    with pytest.raises(AssertionError, match="size 1000"):
+        chapter03.check_smoothed_loss(unstable)
 
 
 @pytest.mark.parametrize(("wrong", "reason"), [
