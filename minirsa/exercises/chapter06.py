@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from minirsa.exercises.judging import compare, random_tensors
 
-__all__ = ["check_hard_loss", "check_soft_loss", "check_two_heads"]
+__all__ = ["check_soft_loss", "check_token_loss", "check_two_heads"]
 
 SIZES = ((4, 3), (3, 3), (5, 8), (3, 20), (1, 2))  # B, K
 
 
 def check_soft_loss(function: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]) -> str:
-    """Judge equation 6.2: logits (B, K), the teacher's (B, K), labels (B,), lambda, tau -> scalar, mean over B.
+    """Judge equation 6.1: logits (B, K), the teacher's (B, K), labels (B,), lambda, tau -> scalar, mean over B.
 
     The divergence runs from the teacher's distribution to the student's, sum of p_t log(p_t / p_s), and the teacher
     gets no gradient. One input has logits in the thousands, where exp alone overflows.
@@ -78,34 +78,51 @@ def check_soft_loss(function: Callable[[Tensor, Tensor, Tensor, float, float], T
     return f"Right for {len(SIZES)} sizes and temperatures, and for large logits; the teacher stays as it is."
 
 
-def check_hard_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
-    """Judge equation 6.3: logits (B, K), the teacher's (B, K), labels (B,) -> scalar, the mean over B."""
-    for seed, (batch, classes) in enumerate(SIZES):
-        logits, teacher, labels = _problem(seed + 20, batch, classes)
+def check_token_loss(function: Callable[[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, float], Tensor]) -> str:
+    """Judge equation 6.4 for mixed images: (class, distillation) logits (B, K) each, the teacher's (B, K), labels.
+
+    `first` and `second` (B,) are the labels of the two images in each mixture, `share` is that of the first. The class
+    head learns both labels by their shares, the distillation head the teacher's one decision; scalar, mean over B.
+    """
+    for seed, ((batch, classes), share) in enumerate(zip(SIZES, (0.8, 0.5, 0.3, 0.65, 1.0))):
+        own, teacher, first = _problem(seed + 20, batch, classes)
+        taught, _, second = _problem(seed + 40, batch, classes)
         decision = torch.tensor([max(range(classes), key=row.tolist().__getitem__) for row in teacher])
-        where = f"for B = {batch}, K = {classes}"
-        own, taught = _cross_entropy(logits, labels), _cross_entropy(logits, decision)
+        where = f"for B = {batch}, K = {classes}, share = {share}"
+
+        def labelled(logits: Tensor, share: float = share, first: Tensor = first, second: Tensor = second) -> Tensor:
+            return share * _cross_entropy(logits, first) + (1 - share) * _cross_entropy(logits, second)
+
+        told, decided = labelled(own), _cross_entropy(taught, decision)
         mistakes = {
-            "the two parts are added: each counts one half": own + taught,
-            "the teacher is missing": own,
-            "the label is missing": taught,
+            "the two parts are added: each counts one half": told + decided,
+            "the teacher is missing": told,
+            "the labels are missing": decided,
+            "the second label is missing": (_cross_entropy(own, first) + decided) / 2,
+            "the labels count equally: the first has the share, the second the rest": (labelled(own, 0.5) + decided)
+            / 2,
+            "the shares are exchanged: the share is the first label's": (labelled(own, 1 - share) + decided) / 2,
+            "the heads are exchanged: the class logits come first": (labelled(taught) + _cross_entropy(own, decision))
+            / 2,
+            "the teacher judges the class head: it must judge the distillation head": (
+                told + _cross_entropy(own, decision)
+            )
+            / 2,
+            "the distillation head learns the labels: it must learn the teacher's decision": (told + labelled(taught))
+            / 2,
             "this keeps the teacher's probabilities: its decision is the class with the largest logit": (
-                own + _divergence(teacher, logits) + _entropy(teacher)
+                told + _divergence(teacher, taught) + _entropy(teacher)
             )
             / 2,
-            "the decision is taken from the student: it must be the teacher's": (
-                own + _cross_entropy(logits, logits.argmax(1))
-            )
-            / 2,
-            "the teacher's smallest logit was taken": (own + _cross_entropy(logits, teacher.argmin(1))) / 2,
-            "the batch is summed: it must be a mean": batch * (own + taught) / 2,
+            "the teacher's smallest logit was taken": (told + _cross_entropy(taught, teacher.argmin(1))) / 2,
+            "the batch is summed: it must be a mean": batch * (told + decided) / 2,
         }
         if batch == classes:
-            across = (own + _cross_entropy(logits, teacher.argmax(0))) / 2
+            across = (told + _cross_entropy(taught, teacher.argmax(0))) / 2
             mistakes["argmax runs over the batch: it must run over the classes"] = across
-        got = function(logits.clone(), teacher.clone(), labels.clone())
-        _judge(got, (own + taught) / 2, where, mistakes)
-    return f"Right for {len(SIZES)} sizes."
+        got = function((own.clone(), taught.clone()), teacher.clone(), first.clone(), second.clone(), share)
+        _judge(got, (told + decided) / 2, where, mistakes)
+    return f"Right for {len(SIZES)} sizes and shares."
 
 
 def check_two_heads(function: Callable[..., Tensor | tuple[Tensor, Tensor]]) -> str:

@@ -9,20 +9,32 @@ import torch
 import torch.nn.functional as F
 
 from minirsa.exercises import chapter05
+from minirsa.models import vit
 from minirsa.models.vit import attention_rollout, patches
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 
 
-def test_the_chapters_solutions_are_right():
+def test_the_chapters_solutions_are_right(capsys):
     cells = json.loads((BOOK / "05_vit.ipynb").read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    names = {"torch": torch, "F": F}
+    names = {  # what the chapter has defined before its exercises
+        "torch": torch,
+        "F": F,
+        "vit": vit,
+        "VisionTransformer": vit.VisionTransformer,
+        "P": 20,
+        "cut": {"image_size": (240, 320), "patch_size": 20},
+        "sizes": {"width": 64, "depth": 4, "heads": 4, "hidden": 128, "num_classes": 8},
+        "image": torch.randn(3, 240, 320, dtype=torch.float64),
+    }
     for source in re.findall(r"```python\n(.*?)```", prose, re.DOTALL):
         exec(source, names)
     chapter05.check_patches(names["my_patches"])
     chapter05.check_resize_positions(names["my_resize"])
     chapter05.check_rollout(names["my_rollout"])
+    whole_patch, exchanged, cut_elsewhere = map(float, capsys.readouterr().out.split())
+    assert max(whole_patch, exchanged) < 1e-4 < cut_elsewhere
 
 
 def cut(images, size):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from minirsa.exercises import chapter06
-from minirsa.models.deit import hard_distillation, soft_distillation
+from minirsa.models.deit import soft_distillation, token_distillation
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 
@@ -27,7 +27,7 @@ def solutions():
 
 def test_the_chapters_solutions_are_right(solutions):
     chapter06.check_soft_loss(solutions["my_soft_loss"])
-    chapter06.check_hard_loss(solutions["my_hard_loss"])
+    chapter06.check_token_loss(solutions["my_token_loss"])
     chapter06.check_two_heads(solutions["my_two_heads"])
 
 
@@ -103,30 +103,48 @@ def test_wrong_soft_losses_are_refused(wrong, reason):
         chapter06.check_soft_loss(wrong)
 
 
-def hard(logits, teacher, labels, *, share=0.5, choice=lambda teacher: teacher.argmax(1)):
-    return (1 - share) * F.cross_entropy(logits, labels) + share * F.cross_entropy(logits, choice(teacher))
+def token_loss(logits, teacher, first, second, share, *, weight=0.5, heads=(0, 1), choice=lambda t: t.argmax(1)):
+    own, taught = (logits[i] for i in heads)
+    told = share * F.cross_entropy(own, first) + (1 - share) * F.cross_entropy(own, second)
+    return (1 - weight) * told + weight * F.cross_entropy(taught, choice(teacher))
 
 
-def test_hard_loss_is_accepted():
-    assert "Right" in chapter06.check_hard_loss(hard)
-    chapter06.check_hard_loss(hard_distillation)
+def learns_labels(logits, teacher, first, second, share):
+    return sum(share * F.cross_entropy(z, first) + (1 - share) * F.cross_entropy(z, second) for z in logits) / 2
+
+
+def mixed_module(logits, teacher, first, second, share):
+    one, two = (token_distillation(logits, teacher, labels) for labels in (first, second))
+    return share * one + (1 - share) * two
+
+
+def test_token_loss_is_accepted():
+    assert "shares" in chapter06.check_token_loss(token_loss)
+    chapter06.check_token_loss(mixed_module)
 
 
 @pytest.mark.parametrize(("wrong", "reason"), [
-    (lambda z, t, y: 2 * hard(z, t, y), "each counts one half"),
-    (lambda z, t, y: hard(z, t, y, share=0), "teacher is missing"),
-    (lambda z, t, y: hard(z, t, y, share=1), "label is missing"),
-    (lambda z, t, y: hard(z, t, y, choice=lambda t: t.softmax(1)), "keeps the teacher's probabilities"),
-    (lambda z, t, y: hard(z, z, y), "taken from the student"),
-    (lambda z, t, y: hard(z, t, y, choice=lambda t: t.argmin(1)), "smallest logit"),
-    (lambda z, t, y: hard(z, t, y, choice=lambda t: t.argmax(0 if len(t) == t.shape[1] else 1)), "over the batch"),
-    (lambda z, t, y: len(z) * hard(z, t, y), "batch is summed"),
-    (lambda z, t, y: hard(z, t, y, share=0.4), "largest error"),
-    (lambda z, t, y: hard(z, t, y)[None], "shape"),
+    (lambda z, t, a, b, share: 2 * token_loss(z, t, a, b, share), "each counts one half"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, weight=0), "teacher is missing"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, weight=1), "labels are missing"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, 1.0), "second label is missing"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, 0.5), "count equally"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, 1 - share), "shares are exchanged"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, heads=(1, 0)), "heads are exchanged"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, heads=(0, 0)), "judges the class head"),
+    (learns_labels, "learns the labels"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, choice=lambda t: t.softmax(1)), "probabilities"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, choice=lambda t: t.argmin(1)), "smallest logit"),
+    (lambda z, t, a, b, share: token_loss(
+        z, t, a, b, share, choice=lambda t: t.argmax(0 if len(t) == t.shape[1] else 1)
+    ), "over the batch"),
+    (lambda z, t, a, b, share: len(a) * token_loss(z, t, a, b, share), "batch is summed"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share, weight=0.4), "largest error"),
+    (lambda z, t, a, b, share: token_loss(z, t, a, b, share)[None], "shape"),
 ])  # fmt: skip
-def test_wrong_hard_losses_are_refused(wrong, reason):
+def test_wrong_token_losses_are_refused(wrong, reason):
     with pytest.raises(AssertionError, match=reason):
-        chapter06.check_hard_loss(wrong)
+        chapter06.check_token_loss(wrong)
 
 
 def two_heads(tokens, own, taught, training):
