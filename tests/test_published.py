@@ -45,6 +45,17 @@ SUMS = {
         "inference_tflops": (7, 9.31),
         "params_m": (7, 402.6),
     },
+    "TIMESFORMER_SCHEMES": {"params_m": (5, 571.4), "k400_top1": (5, 381.7), "ssv2_top1": (5, 267.1)},
+    "VIVIT_INPUTS": {"k400_top1": (4, 308.5)},
+    "VIVIT_VARIANTS": {
+        "model": (5, 12),
+        "k400_top1": (5, 388.3),
+        "epic_top1": (5, 204.2),
+        "gflops": (5, 1672.9),
+        "params_m": (5, 496.9),
+        "runtime_ms": (5, 148.2),
+    },
+    "VIVIT_REGULARISERS": {"epic_top1": (6, 246.1)},
     "MVIT_COST": {"gflops": (3, 283.0), "params_m": (3, 149.8), "memory_gb": (3, 27.9), "k400_top1": (3, 220.0)},
     "APPEARANCE_MOTION_GAP": {"k400_top1": (8, 629.1), "ssv2_top1": (8, 520.4), "gap": (8, 108.7)},
     "RSA_COMBINATIONS": {"gflops": (9, 295.9), "params_m": (9, 211.8), "top1": (9, 415.6), "top5": (9, 676.0)},
@@ -85,7 +96,7 @@ def test_columns_add_up_to_those_of_the_print(name):
 
 
 def test_every_table_has_rows_of_one_kind_and_a_source():
-    assert len(published.tables()) == 21
+    assert len(published.tables()) == 25
     for name, table in published.tables().items():
         assert len({type(row) for row in table}) == 1, name
         assert len(set(table.rows)) == len(table), f"{name} has a row twice"
@@ -107,6 +118,12 @@ def test_luongs_tables_agree_where_they_print_the_same_system():
     gains = [round(b - a, 1) for a, b in zip(progress.column("bleu"), progress.column("bleu")[1:])]
     assert gains == [1.3, 1.4, 2.8, 1.3, 0.9, 1.9, 2.1]  # printed in brackets beside the rows
     assert progress[5].bleu - progress[2].bleu == 5.0  # the abstract's gain of local attention
+
+
+def test_timesformers_two_tables_agree_about_divided_attention():
+    divided = published.TIMESFORMER_SCHEMES.find(scheme="divided")
+    (pretrained,) = [row for row in published.TIMESFORMER_COST if row.pretrained == "ImageNet-21K"]
+    assert (divided.params_m, divided.k400_top1) == (pretrained.params_m, pretrained.k400_top1)
 
 
 def test_gap_is_kinetics_minus_something():

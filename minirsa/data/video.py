@@ -245,6 +245,9 @@ def _decode_decord(path: str | os.PathLike, indices: list[int], contents: _Conte
         if "from_size == to_size" in str(error):
             size = f"{contents.width} x {contents.height}"
             raise _DecordLimit(path, f'decord cannot decode frames of {size}: leave backend out, or "pyav"') from error
+        # Its own thread had too little processor time between two looks of ours: PyAV says whether the file is whole.
+        if "EOF_RETRY_MAX" in str(error):
+            raise _DecordLimit(path, f"damaged, or decord had to wait too long: {_reason(error)}") from error
         raise VideoReadError(path, f"damaged: decord stops with {_reason(error)}") from error
     return frames
 

@@ -108,6 +108,22 @@ def test_a_small_video_that_is_damaged_stays_an_error(tmp_path):
         read_clip(tmp_path / "bad.mp4")
 
 
+def test_a_file_that_decord_waits_too_long_for_is_read_by_pyav(folder, monkeypatch):
+    """On a busy machine its decoding thread may not get to run between two looks: that says nothing about the file."""
+    if not _has_decord():
+        pytest.skip("no decord on this machine")
+    import decord
+
+    def give_up(*_, **__):
+        raise decord.DECORDError("Unable to handle EOF because it takes too long ... `DECORD_EOF_RETRY_MAX=64`")
+
+    monkeypatch.setattr(decord.VideoReader, "get_batch", give_up)
+    frames = read_clip(folder / "good.mp4")
+    np.testing.assert_array_equal(frames, read_clip(folder / "good.mp4", backend="pyav"))
+    with pytest.raises(VideoReadError, match="decord had to wait too long"):
+        read_clip(folder / "good.mp4", backend="decord")
+
+
 def test_index_that_is_no_whole_number_is_a_type_error(folder):
     with pytest.raises(TypeError):
         read_clip(folder / "good.mp4", [0.5])
