@@ -1,8 +1,8 @@
-"""Video as data: decoding, sampling, augmentation and the synthetic motion set; and Part I's translation task.
+"""Video as data: decoding, sampling, augmentation, data sets and the synthetic motion set; Part I's translation task.
 
 Names load on first use, so that importing this package starts neither torch nor a video decoder.
 
-Book: chapter 7; chapter 1 (translation).
+Book: chapter 7; chapter 16 (data sets); chapter 1 (translation).
 """
 
 from importlib import import_module
@@ -28,6 +28,14 @@ _HOME = {
     "reverse": "motion",
     "reverse_label": "motion",
     "DateSet": "translation",
+    "Batch": "datasets",
+    "ClipDataset": "datasets",
+    "MotionDataset": "datasets",
+    "Sample": "datasets",
+    "collate": "datasets",
+    "Entry": "readers",
+    "Split": "readers",
+    "open_split": "readers",
 }
 
 __all__ = sorted(_HOME)

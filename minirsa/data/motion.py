@@ -20,7 +20,8 @@ times that an 8-frame rendering shows. Edges and textures are filtered by a pixe
 rendering shrunk by area averaging looks like a small rendering.
 
 Every random number is drawn on the CPU by ``torch.rand`` from a generator seeded by (seed, index); only the
-rendering runs on ``device``. Item i is the same on every machine up to the rounding of float32 arithmetic.
+rendering runs on ``device``. Item i is the same on every machine up to the rounding of float32 arithmetic. For large
+clips drawing the noise takes longer than a GPU takes to render; a set with ``hashed_noise`` makes it on the device.
 
 Book: chapter 7, "The motion set".
 """
@@ -30,6 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from minirsa.data.noise import hashed_noise as hashed
 
 __all__ = ["APPEARANCES", "LABELS", "MotionConfig", "MotionSet", "reverse", "reverse_label"]
 
@@ -133,7 +136,8 @@ class MotionSet:
 
     The label of item i is ``i % 12``, so every set is balanced. Use different seeds for training and testing.
     ``set[i] -> (float32 (3, T, H, W) in [0, 1], int label)``; ``set.batch(indices)`` renders many at once.
-    Works as a map-style dataset of ``torch.utils.data``.
+    Works as a map-style dataset of ``torch.utils.data``. ``hashed_noise`` takes the noise from
+    `minirsa.data.noise`, made on ``device``: other noise, the same scenes, and nothing large is drawn on the CPU.
 
     Raises ValueError for a negative length or seed, IndexError for an index outside the set.
     """
@@ -145,6 +149,7 @@ class MotionSet:
         *,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        hashed_noise: bool = False,
     ):
         if length < 0 or seed < 0:
             raise ValueError(f"expected a length and a seed of at least 0, got {length} and {seed}")
@@ -152,6 +157,7 @@ class MotionSet:
         self.config = MotionConfig() if config is None else config
         self.seed = seed
         self.device = torch.device(device)
+        self.hashed_noise = hashed_noise
 
     def __len__(self) -> int:
         return self.length
@@ -199,21 +205,25 @@ class MotionSet:
         return index % self.length
 
     def _draw(self, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Uniforms for the scenes (B, n) and noise of unit variance (B, 3, T, H, W), empty when there is
+        """Uniforms for the scenes (B, n) on the CPU, and noise of unit variance (B, 3, T, H, W), empty when there is
         none.
 
         Only ``torch.rand`` is used: its CPU stream is plain Mersenne-Twister integers, whereas ``randn``
         takes logarithms and cosines that differ between vector instruction sets.
         """
         config = self.config
-        shape = (3, config.frames, config.height, config.width) if config.noise > 0 else (0,)
+        shape = (3, config.frames, config.height, config.width)
+        drawn = config.noise > 0 and not self.hashed_noise
         uniforms = torch.empty(len(positions), _GLOBAL + (2 + config.distractors) * _SLOT)
-        noise = torch.empty(len(positions), *shape)
-        for row, position in enumerate(positions):
-            generator = torch.Generator().manual_seed(mix_seeds(self.seed, position))
+        noise = torch.empty(len(positions), *(shape if drawn else (0,)))
+        seeds = [mix_seeds(self.seed, position) for position in positions]
+        for row, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
             torch.rand(uniforms.shape[1], generator=generator, out=uniforms[row])
-            if config.noise > 0:
+            if drawn:
                 torch.rand(shape, generator=generator, out=noise[row])
+        if config.noise > 0 and self.hashed_noise:
+            return uniforms, hashed(seeds, shape, device=self.device)
         return uniforms, (noise - 0.5) * math.sqrt(12)
 
 

@@ -8,7 +8,7 @@ and `num_frames` as keyword arguments where they apply.
 from minirsa.models.deit import DistilledVisionTransformer, deit_base, deit_small, deit_tiny
 from minirsa.models.mvit import MViT, mvit_base_16x4, mvit_base_32x3, mvit_small, vit_base_video
 from minirsa.models.resnet import TSNResNet, tsn_resnet50
-from minirsa.models.rsanet import RSANet, rsanet_r50, rsanet_small
+from minirsa.models.rsanet import RSANet, conv3d_resnet50, rsanet_r50, rsanet_small
 from minirsa.models.seq2seq import Seq2Seq
 from minirsa.models.timesformer import TimeSformer, timesformer_base, timesformer_hr, timesformer_large
 from minirsa.models.transformer import Transformer, transformer_base, transformer_big
@@ -32,6 +32,7 @@ __all__ = [
     "Transformer",
     "ViViT",
     "VisionTransformer",
+    "conv3d_resnet50",
     "deit_base",
     "deit_small",
     "deit_tiny",

@@ -23,10 +23,11 @@ from minirsa.data.sampling import segment_indices
 from minirsa.data.transforms import CenterCrop, Compose, Normalize, Resize, to_tensor
 from minirsa.data.video import clip_length, read_clip
 from minirsa.models.resnet import tsn_resnet50
-from minirsa.models.rsanet import rsanet_r50, rsanet_small
+from minirsa.models.rsanet import conv3d_resnet50, rsanet_r50, rsanet_small
 from minirsa.models.weights import load_exactly
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "conv3d_resnet50": conv3d_resnet50,
     "rsanet_r50": rsanet_r50,
     "rsanet_small": rsanet_small,
     "tsn_resnet50": tsn_resnet50,
