@@ -21,6 +21,7 @@ _HOME = {
     "Normalize": "transforms",
     "Resize": "transforms",
     "mirror_labels": "transforms",
+    "reversed_labels": "transforms",
     "to_tensor": "transforms",
     "LABELS": "motion",
     "MotionConfig": "motion",

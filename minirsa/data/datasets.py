@@ -246,6 +246,9 @@ def _resizing(resize: int | Sequence[int] | None, size: int, training: bool) -> 
 
 # The motion set ------------------------------------------------------------------------------------------------------
 
+MOTION_MEAN, MOTION_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+"""Of `Normalize` for the motion set: values in [0, 1] go to [-2, 2]."""
+
 
 class MotionDataset(Dataset):
     """Clips of the motion set as samples; item i of an epoch depends on (seed, epoch, i) and ``config`` alone.
@@ -268,8 +271,8 @@ class MotionDataset(Dataset):
         *,
         seed: int = 0,
         infinite: bool = False,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
+        mean: Sequence[float] = MOTION_MEAN,
+        std: Sequence[float] = MOTION_STD,
     ):
         if length < 1:
             raise ValueError(f"expected a length of at least 1, got {length}")

@@ -11,14 +11,24 @@ Book: chapter 7, "Augmentation".
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-__all__ = ["CenterCrop", "Compose", "Flip", "MultiScaleCrop", "Normalize", "Resize", "mirror_labels", "to_tensor"]
+__all__ = [
+    "CenterCrop",
+    "Compose",
+    "Flip",
+    "MultiScaleCrop",
+    "Normalize",
+    "Resize",
+    "mirror_labels",
+    "reversed_labels",
+    "to_tensor",
+]
 
 # The statistics of ImageNet that torchvision's ResNet-50 weights expect, as RGB values in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -185,6 +195,55 @@ def mirror_labels(label_texts: Sequence[str]) -> list[int | None]:
         double = next(t for i, t in enumerate(words) if t in words[:i])
         raise ValueError(f"expected every label text once, got {' '.join(double)!r} twice")
     return [numbers.get(tuple(_MIRRORED.get(word, word) for word in text)) for text in words]
+
+
+_SIDES = {"left", "right"}
+_REVERSED_WORDS = (
+    {"up": "down", "down": "up", "upwards": "downwards", "downwards": "upwards"},
+    {"left": "right", "right": "left", "pushing": "pulling", "pulling": "pushing"},
+    {"clockwise": "counterclockwise", "counterclockwise": "clockwise"},
+    {"opening": "closing", "closing": "opening"},
+    {"folding": "unfolding", "unfolding": "folding"},
+)
+_REVERSED_PHRASES = (
+    ("away from", "closer to"),
+    ("away from", "towards"),
+    ("putting something into", "taking something out of"),
+    ("covering something with something", "uncovering something"),
+    ("approaching", "moving away from"),
+)
+
+
+def reversed_labels(label_texts: Sequence[str]) -> list[int | None]:
+    """For each label the number of the label that its clips show when they are played backwards.
+
+    As in `mirror_labels`, words and phrases of direction are exchanged in the text ("up" and "down", "away from" and
+    "closer to", "covering something with something" and "uncovering something") and the result is looked up. A push
+    from left to right, backwards, is a pull from right to left: the hand is on the side to which the thing moves.
+    None where no label is the opposite; that most often means that backwards clips of this label show nothing that
+    the list has a name for. Partners are mutual.
+
+    Raises ValueError for two labels with the same text.
+    """
+    words = [" ".join(_words(text)) for text in label_texts]
+    numbers = {text: number for number, text in enumerate(words)}
+    if len(numbers) < len(words):
+        double = next(t for i, t in enumerate(words) if t in words[:i])
+        raise ValueError(f"expected every label text once, got {double!r} twice")
+    found = [next((numbers[t] for t in _opposites(text) if t != text and t in numbers), None) for text in words]
+    return [other if other is not None and found[other] == number else None for number, other in enumerate(found)]
+
+
+def _opposites(text: str) -> Iterator[str]:
+    """What a text may become backwards; often the text itself."""
+    for exchanged in _REVERSED_WORDS:
+        words = text.split()
+        if "left" in exchanged and not _SIDES & set(words):  # without a side, a push is no pull backwards
+            continue
+        yield " ".join(exchanged.get(word, word) for word in words)
+    for pair in _REVERSED_PHRASES:
+        for one, other in (pair, pair[::-1]):
+            yield re.sub(rf"\b{one}\b", other, text)
 
 
 def _words(text: str) -> tuple[str, ...]:

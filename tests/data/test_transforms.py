@@ -13,6 +13,7 @@ from minirsa.data.transforms import (
     Normalize,
     Resize,
     mirror_labels,
+    reversed_labels,
     to_tensor,
 )
 
@@ -155,9 +156,54 @@ def test_a_sided_label_without_its_mirror_image_has_no_partner():
     assert mirror_labels(["Pushing something from left to right", "Dropping something"]) == [None, 1]
 
 
-def test_two_equal_texts_are_refused():
+@pytest.mark.parametrize("partners", [mirror_labels, reversed_labels])
+def test_two_equal_texts_are_refused(partners):
     with pytest.raises(ValueError, match="'moving something' twice"):
-        mirror_labels(["Moving something", "moving [something]"])
+        partners(["Moving something", "moving [something]"])
+
+
+OPPOSITES = [
+    ("Approaching something with your camera", "Moving away from something with your camera"),
+    ("Closing something", "Opening something"),
+    ("Covering something with something", "Uncovering something"),
+    ("Folding something", "Unfolding something"),
+    ("Moving [something] down", "Moving [something] up"),
+    ("Moving something and something closer to each other", "Moving something and something away from each other"),
+    ("Moving something away from the camera", "Moving something towards the camera"),
+    ("Moving something away from something", "Moving something closer to something"),
+    ("Pulling something from left to right", "Pushing something from right to left"),
+    ("Pulling something from right to left", "Pushing something from left to right"),
+    ("Putting something into something", "Taking something out of something"),
+    ("Turning the camera left", "Turning the camera right"),
+    ("Turning the camera downwards", "Turning the camera upwards"),
+]
+ALONE = [
+    "Pushing something onto something",
+    "Pulling something onto something",
+    "Lifting something up completely, then letting it drop down",
+    "Picking something up",
+    "Putting something upright on the table",
+    "Dropping something into something",
+]
+
+
+def test_opposites_of_something_something_are_found_in_any_order():
+    texts = [text for pair in OPPOSITES for text in pair] + ALONE
+    order = torch.randperm(len(texts), generator=seeded()).tolist()
+    shuffled = [texts[i] for i in order]
+    partners = dict(zip(shuffled, reversed_labels(shuffled)))
+    for one, other in OPPOSITES:
+        assert shuffled[partners[one]] == other
+        assert shuffled[partners[other]] == one
+    assert [partners[text] for text in ALONE] == [None] * len(ALONE)
+
+
+def test_opposites_of_the_motion_set_are_its_pairs():
+    assert reversed_labels(LABELS) == [label ^ 1 for label in range(len(LABELS))]
+
+
+def test_an_opposite_that_has_another_partner_is_none():
+    assert reversed_labels(["Going away from it", "Going towards it", "Going closer to it"]) == [2, None, 0]
 
 
 @pytest.mark.parametrize("policy", ["skip", "swap"])

@@ -1,0 +1,114 @@
+"""Several processes as one: who am I, sums over all, and the same net everywhere.
+
+    torchrun --nproc-per-node 8 ... -> 8 processes with RANK, WORLD_SIZE, LOCAL_RANK -> `processes()` in each
+    gradients: averaged by DistributedDataParallel; everything else the loop needs: `Processes.sum`, one call a step
+
+NCCL between GPUs, gloo between CPUs. Without torchrun there is one process and nothing is sent. When a process dies,
+torchrun (--max-restarts) starts all of them again, and the run goes on from its last checkpoint, also with fewer
+processes, if they divide the batch. Book: chapter 16, One GPU, eight GPUs, several machines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `world`: its number `rank`, from 0, and its device. Rank 0 writes files."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over the processes, the same on each, in float64. All must call it with as many values."""
+        if self.world == 1:
+            return [float(value) for value in values]
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return totals.tolist()
+
+    def gather(self, value: object) -> list[object]:
+        """What every process gave, by rank, on each of them. All must call it; values travel as pickles."""
+        if self.world == 1:
+            return [value]
+        values: list[object] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of rank 0: each updates its batch norms from its own clips."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with averaged gradients; the model itself where there is one process."""
+        if self.world == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
+    """Join the processes that torchrun started, or be the only one.
+
+    device: "cpu", "cuda", "cuda:1"; by default a GPU if there is one. Each process of a machine takes the GPU of its
+    LOCAL_RANK. A process group that exists already is used and left as it is.
+
+    Raises ValueError for variables of torchrun that do not fit together, a device that is not there, or fewer GPUs
+    than processes.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"expected a device that is there, got {chosen}: this torch sees no CUDA GPU; try cpu")
+    joined = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if joined else (_number("RANK", 0), _number("WORLD_SIZE", 1))
+    if not 0 <= rank < world:
+        raise ValueError(f"expected RANK below WORLD_SIZE, got RANK={rank} and WORLD_SIZE={world}: start with torchrun")
+    if chosen.type == "cuda":
+        index = _number("LOCAL_RANK", rank) if world > 1 else chosen.index or 0
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"expected a GPU for every process, got {torch.cuda.device_count()} on this machine for process {index}"
+                ": start torchrun with a smaller --nproc-per-node"
+            )
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    ours = world > 1 and not joined
+    if ours:
+        if chosen.type == "cuda":
+            dist.init_process_group("nccl", device_id=chosen)
+        else:
+            dist.init_process_group("gloo")
+    yield Processes(rank, world, chosen)
+    if ours:  # after an error the others may wait in a sum: then the process ends, and torchrun ends them
+        dist.destroy_process_group()
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"expected a whole number in the variable {variable}, got {text!r}: start with torchrun")
+    return int(text)
