@@ -58,7 +58,7 @@ def test_a_run_leaves_its_recipe_its_log_and_its_checkpoints(run):
     assert (result.finished, result.epoch, result.exit_code) == (True, 3, 0)
     assert load_recipe(folder / "recipe.toml") == tiny()
     kinds = [row["kind"] for row in read_log(folder)]
-    assert kinds == "recipe train epoch train train epoch train epoch".split()  # a row every fourth of 18 steps
+    assert kinds == ["recipe", "train", "epoch", "train", "train", "epoch", "train", "epoch"]  # a row each fourth step
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
         "best.pt", "good.pt", "last.pt", "log.jsonl", "recipe.toml", "sessions.jsonl",
     ]  # fmt: skip
