@@ -176,12 +176,12 @@ def _part(ax: Axes, x: float, y: float, name: str, note: str, color: str) -> Non
     ax.plot([x] * 2, [y, y + 0.1], **line)
     _arrow(ax, (x, y), (x, y + 0.22))
     shape = {"boxstyle": "round,pad=0,rounding_size=0.03", "facecolor": PALETTE["paper"], "mutation_aspect": 3}
-    ax.add_patch(FancyBboxPatch((x - 0.36, y + 0.22), 0.72, 0.46, edgecolor=color, linewidth=1.6, zorder=2, **shape))
-    ax.text(x, y + (0.55 if note else 0.45), name, ha="center", va="center", fontsize=9.5, zorder=3)
+    ax.add_patch(FancyBboxPatch((x - 0.36, y + 0.22), 0.72, 0.5, edgecolor=color, linewidth=1.6, zorder=2, **shape))
+    ax.text(x, y + (0.57 if note else 0.47), name, ha="center", va="center", fontsize=9.5, zorder=3)
     if note:
-        ax.text(x, y + 0.34, note, ha="center", va="center", fontsize=8, color=PALETTE["convolution"], zorder=3)
+        ax.text(x, y + 0.36, note, ha="center", va="center", fontsize=8, color=PALETTE["convolution"], zorder=3)
     ax.plot([x, x + 0.42, x + 0.42, x], [y + 0.09, y + 0.09, y + 0.88, y + 0.88], **line)
-    ax.plot([x] * 2, [y + 0.68, y + 1.0], **line)
+    ax.plot([x] * 2, [y + 0.72, y + 1.0], **line)
     circle = {"boxstyle": "circle,pad=0.05", "facecolor": PALETTE["paper"], "edgecolor": PALETTE["ink"]}
     ax.text(x, y + 0.88, "+", ha="center", va="center", fontsize=8, zorder=4, bbox=circle)
 
