@@ -639,7 +639,7 @@ RSA_LATENT = Table(
         *_RSA,
         "Table 4(b)",
         "By our count D = 8 costs 32.3 G, not 32.2; and 32.0 M and 62.9 G of the first row are those of the relational "
-        "kernel with the basic context, without the product of kernel and context: all parts are 32.1 M and 66.4 G.",
+        "kernel with the basic context, without the product of kernel and context: all parts are 32.1 M and 68.1 G.",
     ),
     (
         Latent(None, 62.9, 32.0, None, None, None),

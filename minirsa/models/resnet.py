@@ -16,7 +16,7 @@ may be replaced by another feature transform, which is where frames come to know
 
     bottleneck    y = relu(shortcut(x) + norm(expand(relu(norm(transform(relu(norm(reduce(x)))))))))
 
-Book: chapter 13, The network around the layer.
+Book: chapter 15, The backbone.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ the middle of the chosen bottlenecks:
 
 RSANet-R50 replaces 7 of the 16: the last block of res2, every second of res3 and res4, and the middle one of res5.
 
-Book: chapter 13, The network around the layer.
+Book: chapter 15, Where RSA goes.
 """
 
 from __future__ import annotations

@@ -146,7 +146,8 @@ class AttentionBranch(nn.Module):
 class SpaceTimeBlock(nn.Module):
     """The branches of a scheme and an MLP, each with its norm and residual sum.
 
-    (B, T, R, C, D), (B, 1, D) -> the same two. Bertasius et al. 2021, figure 1. Book: chapter 9, "Divided attention".
+    (B, T, R, C, D), (B, 1, D) -> the same two. Bertasius et al. 2021, figure 1.
+    Book: chapter 9, "The class token, and a whole block".
     """
 
     def __init__(self, scheme: str, width: int, heads: int, hidden: int, *, dropout: float, stochastic_depth: float):

@@ -436,7 +436,7 @@ are of eight GPUs in one process, so that each batch norm saw 8 clips: `torchrun
 paper says of them: 16 frames (by the cost in its Table 3(b)) and a test on two clips for Diving-48, accuracy averaged
 over classes for FineGym.
 
-"motion-ci" trains a small net on a CPU in a minute, "motion-colab" a wider one on harder clips in a quarter of an hour,
-"motion-full" RSANet-R50 from scratch at the published size on a GPU; its rivals are model=tsn_resnet50 and
-model=conv3d_resnet50.
+"motion-ci" trains a small net in minutes on a CPU; "motion-colab" a wider one, longer and on harder clips;
+"motion-full" RSANet-R50 from scratch at the published size on a GPU, whose rivals are model=tsn_resnet50 and
+model=conv3d_resnet50. `minirsa bench` says how long each takes on a machine.
 """

@@ -136,6 +136,10 @@ def test_without_decomposition_the_paper_counts_the_relational_kernel_alone():
         counted = measure(model, torch.empty(1, 3, 8, 224, 224))
     assert counted.macs == 64_022_986_240
     assert printed(counted.macs - gather_macs(model)) == row.gflops
+    with torch.device("meta"):
+        whole = measure(rsanet_r50(decomposed=False), torch.empty(1, 3, 8, 224, 224))
+    assert (whole.params, round(whole.macs / 1e9, 3)) == (32_134_278, 68.087)
+    assert "32.1 M and 68.1 G" in published.RSA_LATENT.source.note
 
 
 def test_the_baseline_is_tsn_resnet50():
