@@ -192,6 +192,8 @@ COVERED = {
     "export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu": "a setting for pip, no program of ours",
     "conda env create -f environment.yml": "test_environment_yml_agrees_with_the_constraints",
     "minirsa predict data_samples/moving_something_down.mp4": "test_predict_names_the_motion",
+    "minirsa train --recipe motion-ci": "test_training_commands_work_on_a_smaller_recipe",
+    "minirsa evaluate runs/motion-ci": "test_training_commands_work_on_a_smaller_recipe",
 }
 
 
@@ -226,6 +228,18 @@ class TestReadme:
         )
         assert done.returncode == 0, done.stderr
         assert "moving something down" in done.stdout.splitlines()[0]
+
+    def test_training_commands_work_on_a_smaller_recipe(self, tmp_path, monkeypatch, capsys):
+        """As README has them, but for a few overrides: the recipe itself takes minutes."""
+        from minirsa import cli
+
+        monkeypatch.chdir(tmp_path)
+        train, evaluate = (command.split()[1:] for command in COVERED if "motion-ci" in command)
+        smaller = ["size=12", "frames=4", "epoch_clips=32", "validation_clips=12", "epochs=2", "batch_size=8"]
+        smaller += ["model_options.widths=[4, 8, 8]", "model_options.transform=conv3d"]
+        assert cli.main([*train, *(word for value in smaller for word in ("--set", value))]) == 0
+        assert cli.main(evaluate) == 0
+        assert "motion validation: 12 clips; 4 frames x 1 clip x 1 crop" in capsys.readouterr().out
 
     def test_data_samples_command_draws_into_the_folder_named(self, readme, tmp_path, monkeypatch, capsys):
         """That the clips come out the same is tests/data's business, and takes a minute."""
@@ -437,5 +451,10 @@ class TestPackage:
             "ipywidgets",
             "safetensors",
             "av",
+            "pillow",
             "decord",
         }
+        assert {
+            "minirsa/training/reference/rsanet_r50_ssv1_16f.csv",
+            "minirsa/training/reference/rsanet_r50_ssv2_16f.csv",
+        } <= set(names)
