@@ -49,10 +49,12 @@ def test_top5_counts_the_fifth_and_not_the_sixth():
 
 
 def test_backwards_clips_must_get_the_opposite_class_and_others_are_left_out():
-    """Clip 0 moves up: backwards it must be called down, and is not; clip 1 must be called up, and is."""
-    found = report(dataclasses.replace(FOUR, backwards=True))
-    assert (found.clips, found.left_out, found.top1) == (2, 2, 0.5)
-    assert "played backwards: 2 clips (2 without an opposite class left out)" in str(found)
+    """Two clips move up: backwards they must be called down, and one is; a third moves down and is called down still."""
+    rows = [[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]]
+    found = report(scores(rows, [0, 0, 1, 2], backwards=True))
+    assert (found.clips, found.left_out, found.top1) == (3, 1, pytest.approx(1 / 3))
+    assert found.class_accuracy == pytest.approx(1 / 4)  # down 1 of 2, up 0 of 1
+    assert "played backwards: 3 clips (1 without an opposite class left out)" in str(found)
     alone = scores([[0.5, 0.5]], [0], classes=("one", "two"), backwards=True)
     with pytest.raises(ValueError, match="no class of clips test has an opposite"):
         report(alone)
@@ -174,6 +176,16 @@ def test_backwards_clips_end_where_they_began(folder):
     torch.testing.assert_close(backwards.logits[..., 0], forwards.logits[..., 2])
     assert backwards.backwards
     assert evaluation.scores_name(backwards) == "scores-clips-validation-4x1x1-backwards.safetensors"
+
+
+def test_the_motion_set_runs_backwards_too():
+    recipe = tiny()
+    forwards, backwards = open_clips(recipe), open_clips(recipe, backwards=True)
+    for indices in ([0, 5], [7]):
+        there, back = forwards.batch(indices), backwards.batch(indices, "cpu")
+        assert torch.equal(back.videos, there.videos.flip(2))
+        assert torch.equal(back.labels, there.labels)
+    assert not torch.equal(back.videos, there.videos)
 
 
 def test_the_motion_set_is_evaluated_in_batches_of_any_size_and_leaves_the_mode_alone():
