@@ -49,7 +49,7 @@ def test_top5_counts_the_fifth_and_not_the_sixth():
 
 
 def test_backwards_clips_must_get_the_opposite_class_and_others_are_left_out():
-    """Two clips move up: backwards they must be called down, and one is; a third moves down and is called down still."""
+    """Two clips move up: backwards they must be called down, one is; the third moves down, and is still called that."""
     rows = [[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]]
     found = report(scores(rows, [0, 0, 1, 2], backwards=True))
     assert (found.clips, found.left_out, found.top1) == (3, 1, pytest.approx(1 / 3))
