@@ -102,7 +102,7 @@ def _slab(ax: Axes, top_middle: tuple[float, float], scale: Scale, wide: float, 
     for corners, share in faces:
         ax.add_patch(Polygon(corners, facecolor=shade(share), edgecolor=PALETTE["ink"], linewidth=0.7, zorder=2))
     if max(rows, columns) <= _CELLS:
-        line = {"color": PALETTE["ink"], "linewidth": 0.35, "zorder": 3}
+        line = {"color": PALETTE["ink"], "linewidth": 0.35, "alpha": 0.4, "zorder": 3}
         for column in range(1, columns):
             ax.plot([left + column * wide, left + column * wide + slant], [front, back], **line)
         for row in range(1, rows):
