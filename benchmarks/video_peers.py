@@ -4,11 +4,11 @@
                                      [--output benchmarks/results/video_peers.json]
 
 A pair is one of our models and its peer, full width and depth, with the same random weights: outputs and the gradient
-at the input are asserted equal to 1e-4 before anything is timed. Then they run in turn, and change places after every
-round: "forward" without gradients, and "forward+backward" to all parameters and the input, both in evaluation mode, so
-that no dropout makes them differ. "ratio" is the peer's processor time over ours in the same round, above 1 where ours
-is faster: median, lowest and highest round, on one thread. Memory is what autograd keeps for the backward pass of one
-forward pass, parameters left out: exact, from one real pass.
+at the input are asserted equal (to 1e-4, and to 1e-3 of the gradient's norm) before anything is timed. Then they run in
+turn, and change places after every round: "forward" without gradients, and "forward+backward" to all parameters and the
+input, both in evaluation mode, so that no dropout makes them differ. "ratio" is the peer's processor time over ours in
+the same round, above 1 where ours is faster: median, lowest and highest round, on one thread. Memory is what autograd
+keeps for the backward pass of one forward pass, parameters left out: exact, from one real pass.
 
 Clips are shorter or smaller than the published ones where a core would take too long; "clip" says what was read, and
 "published" what the model was made for. At full size attention's products weigh more. The peers compute attention as
@@ -40,6 +40,8 @@ from minirsa.models import deit, mvit, timesformer, vit, vivit
 
 PASSES = ("forward", "forward+backward")
 TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-3
+"""Wider: where two numbers under a max pooling differ by rounding alone, the gradient may go to either (MViT)."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def check_equal(ours: nn.Module, peer: nn.Module, clip: Tensor) -> dict[str, flo
     """Largest difference of logits, and the norm of the difference of the gradients at the input, relative to theirs.
 
     The norm, since a max pooling that prefers the other of two almost equal numbers moves single gradients. Raises
-    AssertionError if either is above `TOLERANCE`, or if the logits do not feel the input.
+    AssertionError if they are above `TOLERANCE` and `GRADIENT_TOLERANCE`, or if the logits do not feel the input.
     """
     results = []
     for model in (ours, peer):
@@ -231,8 +233,8 @@ def check_equal(ours: nn.Module, peer: nn.Module, clip: Tensor) -> dict[str, flo
         "logits": (logits - expected).abs().max().item(),
         "gradient": ((gradient - expected_gradient).norm() / expected_gradient.norm()).item(),
     }
-    if not max(found.values()) <= TOLERANCE:
-        raise AssertionError(f"expected differences up to {TOLERANCE}, got {found}")
+    if not (found["logits"] <= TOLERANCE and found["gradient"] <= GRADIENT_TOLERANCE):
+        raise AssertionError(f"expected differences up to {TOLERANCE} and {GRADIENT_TOLERANCE}, got {found}")
     with torch.no_grad():
         felt = (ours(torch.zeros_like(clip)) - logits).abs().max().item()
     if felt < 100 * TOLERANCE:

@@ -1,5 +1,9 @@
 """Several processes do what one would: the same clips, the same step, the same log."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +146,19 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 def test_each_process_draws_dropout_of_its_own():
     assert len({mix_seeds(0, rank) for rank in range(64)}) == 64
+
+
+def test_the_command_runs_under_torchrun_and_one_process_speaks(tmp_path):
+    """The command of a machine with several GPUs, here on a CPU."""
+    (tmp_path / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "minirsa", "train", "--device", "cpu"]
+    command += ["--recipe", str(tmp_path / "recipe.toml"), "--output", str(output)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [start["processes"] for start in read_log(output / SESSIONS)] == [2]
+    assert done.stdout.count("validation: loss") == 3
+    state = load(output / LAST)
+    assert (state["epoch"], state["step"]) == (3, 0)
