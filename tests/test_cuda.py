@@ -1,14 +1,19 @@
 """What only a CUDA GPU can show: `make test PYTEST_ARGS=tests/test_cuda.py` on a machine that has one."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from minirsa.data import MotionConfig, MotionSet, read_clip
+from minirsa.data.datasets import MotionDataset
 from minirsa.layers import LocalSelfAttention, RelationalSelfAttention
 from minirsa.models.rsanet import rsanet_r50
 from minirsa.training import Recipe, fit, motion_batches
+from minirsa.training.engine import train
+from minirsa.training.recipes import load_recipe
+from minirsa.training.runlog import read_log
 
 CLIP = Path(__file__).parents[1] / "data_samples" / "moving_something_down.mp4"
 
@@ -65,3 +70,29 @@ def test_small_net_trains_on_the_gpu():
 def test_decord_reads_a_clip_after_torch_has_used_the_gpu():
     torch.ones(1, device="cuda").sum().item()
     assert read_clip(CLIP, [0, 8], backend="decord").shape == (2, 240, 320, 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_recipe_trains_is_stopped_and_goes_on(tmp_path, precision):
+    """The engine on the device: clips drawn there, channels last, autocast with and without a scaler, resume."""
+    values = ["size=64", "frames=4", "epoch_clips=48", "validation_clips=24", "epochs=3", "batch_size=8", "lr=0.01"]
+    recipe = load_recipe("motion-full", [*values, "save_every=2", f"precision={precision}"])
+
+    def stop(row):
+        if row["kind"] == "epoch" and row["epoch"] == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, device="cuda", on_event=stop)
+    result = train(recipe, tmp_path, device="cuda")
+    assert result.finished
+    epochs = [row for row in read_log(tmp_path) if row["kind"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [0, 1, 2]
+    assert all(math.isfinite(row["loss"]) and row["timing"]["peak_memory_mib"] > 0 for row in epochs)
+
+
+def test_the_motion_datasets_noise_is_the_same_on_the_gpu():
+    clips = MotionDataset(12, MotionConfig(height=48, width=48, noise=0.05))
+    cpu, cuda = clips.batch(range(12)), clips.batch(range(12), "cuda")
+    assert cuda.videos.is_cuda
+    torch.testing.assert_close(cpu.videos, cuda.videos.cpu(), rtol=0, atol=1e-2)
