@@ -92,6 +92,14 @@ def test_nothing_is_wider_than_a_telephone(visit, name, scheme):
         }).map(element => element.outerHTML.slice(0, 120))"""
     )
     assert not wide
+    # What scrolls begins at its beginning.
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article div.math')].filter(formula => {
+          const drawn = formula.querySelector('mjx-container svg');
+          return drawn && drawn.getBoundingClientRect().left < formula.getBoundingClientRect().left - 1;
+        }).map(formula => formula.textContent.slice(0, 80))"""
+    )
+    assert not cut
     outside = page.evaluate(
         """() => [...document.querySelectorAll('.minirsa-figure *')].filter(element => {
           const box = element.getBoundingClientRect();
