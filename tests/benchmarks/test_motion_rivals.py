@@ -57,6 +57,7 @@ def test_a_run_stops_in_time_goes_on_and_is_not_repeated(call, tmp_path, capfd):
     assert all(0 <= value <= 1 for value in [*scores["shifted"].values(), scores["top1"], scores["reversed"]])
     assert scores["pair"] >= scores["top1"]
     assert (record["test"], "seed" in record["recipe"]) == ({"clips": 24, "seed": 1000}, False)
+    assert "--runs" not in record["provenance"]["command"]
     assert (tmp_path / "runs" / ".gitignore").read_text() == "*\n"
     before = (tmp_path / "runs" / "motion-ci-rsa-0" / "last.pt").read_bytes()
     code, record = call("--only", "rsa", "conv2d")
