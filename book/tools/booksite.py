@@ -3,6 +3,8 @@
 - If tools/mathjax.py could fetch MathJax, pages load it from the site itself; otherwise from Sphinx's default, the CDN.
 - Docstrings in minirsa are plain text that is read in an editor: `name` between single backticks is code, an indented
   block is a diagram or an equation in fixed type. Sphinx would take them for reStructuredText, so they are rewritten.
+- Sphinx puts an equation with a line break into a split environment, in which MathJax allows no number: equations that
+  bring theirs (`\\tag`) are left as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -100,9 +103,19 @@ def rewrite_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
         lines[:] = plain_paragraphs(lines)
 
 
+def keep_numbered_equations(app: Sphinx, document: nodes.document) -> None:
+    """Have equations with `\\tag` set as they are written, also where a matrix or a case makes a line break."""
+    for equation in document.findall(nodes.math_block):
+        text = equation.astext().strip()
+        if r"\tag" in text and not text.startswith(r"\begin{equation"):
+            equation.children = [nodes.Text(rf"\begin{{equation*}}{text}\end{{equation*}}")]
+            equation["nowrap"] = True
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
     """Register with Sphinx."""
     app.connect("config-inited", serve_mathjax)
     app.connect("autodoc-process-docstring", rewrite_docstring)
     app.connect("autodoc-skip-member", skip_fields)
-    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("doctree-read", keep_numbered_equations)
+    return {"version": "4", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

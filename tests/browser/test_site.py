@@ -61,6 +61,11 @@ def test_page_is_whole_without_any_other_server(visit, name):
           .filter(formula => !formula.querySelector('mjx-container svg')).map(formula => formula.textContent)"""
     )
     assert not raw
+    refused = seen.page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article mjx-container [data-mjx-error]')]
+          .map(formula => formula.getAttribute('data-mjx-error') + ': ' + formula.closest('.math').textContent)"""
+    )
+    assert not refused  # what MathJax draws in red on yellow
     assert not [message for message in seen.messages if not KNOWN_MESSAGES.search(message)]
     assert not seen.refused
 

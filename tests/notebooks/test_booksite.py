@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
 
-from booksite import plain_paragraphs  # noqa: E402
+from booksite import keep_numbered_equations, plain_paragraphs  # noqa: E402
 
 
 def shown(text):
@@ -50,3 +50,17 @@ def test_arguments_become_a_list():
 def test_dashes_become_a_list():
     nodes = shown("- one\n  goes on\n- two")
     assert [text for _, text in nodes] == ["one\ngoes on", "two"]
+
+
+def test_a_numbered_equation_with_a_line_break_is_left_as_it_is():
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    document = new_document("chapter")
+    texts = [r"x = \begin{cases} 1 \\ 2 \end{cases} \tag{1.1}", r"a \\ b", "y"]
+    document += [nodes.math_block(text, text, nowrap=False) for text in texts]
+    keep_numbered_equations(None, document)
+    numbered, *others = document.findall(nodes.math_block)
+    assert numbered.astext() == rf"\begin{{equation*}}{texts[0]}\end{{equation*}}"
+    assert numbered["nowrap"]
+    assert [(block.astext(), block["nowrap"]) for block in others] == [(text, False) for text in texts[1:]]
