@@ -185,7 +185,7 @@ def _add_evaluate(commands) -> None:
     evaluate.add_argument(
         "--clips", type=int, choices=(1, 2), help="sets of frames of each clip (default: the recipe's)"
     )
-    evaluate.add_argument("--crops", type=int, choices=(1, 3), help="squares of each frame (default: the recipe's)")
+    evaluate.add_argument("--crops", type=_count, metavar="K", help="squares of each frame (default: the recipe's)")
     evaluate.add_argument(
         "--reverse", action="store_true", help="play the clips backwards: the opposite class is right"
     )

@@ -132,7 +132,7 @@ class ClipDataset(Dataset):
         the middle crop, nothing drawn.
     seed: of all draws, with the epoch and the index.
     views: in a test, clips in time: 1 for the segments' middles, 2 for their first frames as well.
-    crops: in a test, squares in space: 1 in the middle, or 3 along the longer side.
+    crops: in a test, squares in space: 1 in the middle, or several at equal distances along the longer side.
     flip: mirroring in training: "off", "skip" (not where a label says left or right), "swap" (there into its partner).
     resize: frames before cropping: (height, width) exactly, or the shorter side as a number or (number,). None: in
         training as they come, in a test the shorter side 8/7 of ``size`` (256 for 224).
@@ -159,8 +159,8 @@ class ClipDataset(Dataset):
     ):
         if frames < 1 or size < 1 or seed < 0:
             raise ValueError(f"expected frames and size of at least 1 and seed from 0, got {frames}, {size}, {seed}")
-        if views not in (1, 2) or crops not in (1, 3):
-            raise ValueError(f"expected views 1 or 2 and crops 1 or 3, got {views} and {crops}")
+        if views not in (1, 2) or crops < 1:
+            raise ValueError(f"expected views 1 or 2 and crops from 1, got {views} and {crops}")
         if training and (views, crops) != (1, 1):
             raise ValueError(f"expected one view and one crop in training, got {views} and {crops}")
         if flip not in ("off", "skip", "swap"):
@@ -221,14 +221,18 @@ class ClipDataset(Dataset):
         return self._resize(clip)[0]
 
     def _crop(self, clip: Tensor, number: int) -> Tensor:
-        """The middle square, or number 0, 1, 2 of three along the longer side."""
+        """The middle square, or number 0, 1, ... of `crops` along the longer side, from one end to the other."""
         if self.crops == 1:
             return CenterCrop(self.size)(clip)[0].contiguous()
         height, width = clip.shape[2:]
         room_y, room_x = height - self.size, width - self.size
         if min(room_y, room_x) < 0:
             raise ValueError(f"expected frames of at least {self.size} x {self.size}, got {height} x {width}")
-        top, left = (room_y // 2, room_x * number // 2) if width >= height else (room_y * number // 2, room_x // 2)
+        gaps = self.crops - 1
+        if width >= height:
+            top, left = room_y // 2, room_x * number // gaps
+        else:
+            top, left = room_y * number // gaps, room_x // 2
         return clip[:, :, top : top + self.size, left : left + self.size].contiguous()
 
 

@@ -72,13 +72,15 @@ def test_two_views_and_three_crops_come_view_by_view(layouts, numbers):
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((64, 96), 1), ((96, 64), 0)])
-def test_three_crops_lie_along_the_longer_side(tmp_path, shape, axis):
+@pytest.mark.parametrize(("crops", "starts"), [(1, [16]), (2, [0, 32]), (3, [0, 16, 32]), (5, [0, 8, 16, 24, 32])])
+def test_crops_lie_at_equal_distances_along_the_longer_side(tmp_path, shape, axis, crops, starts):
     place = np.indices(shape)[axis].astype(np.uint8)  # the brightness tells the place
     split = frames_of_one_clip(tmp_path, np.repeat(place[None, ..., None], 3, 3))
-    video = ClipDataset(split, frames=1, size=64, training=False, crops=3, resize=(64,))[0].video
-    assert video.shape == (3, 3, 1, 64, 64)
+    video = ClipDataset(split, frames=1, size=64, training=False, crops=crops, resize=(64,))[0].video
+    video = video[None] if crops == 1 else video
+    assert video.shape == (crops, 3, 1, 64, 64)
     along = [pictures(Sample(crop, 0, ""))[0].mean() for crop in video]
-    assert along == pytest.approx([31.5, 47.5, 63.5], abs=1)
+    assert along == pytest.approx([start + 31.5 for start in starts], abs=1)
 
 
 def frames_of_one_clip(root, frames):
@@ -261,7 +263,7 @@ def test_options_that_do_not_fit_are_refused(layouts):
         ({"frames": 0}, "frames and size of at least 1"),
         ({"seed": -1}, "seed from 0"),
         ({"views": 3}, "views 1 or 2"),
-        ({"crops": 2}, "crops 1 or 3"),
+        ({"crops": 0}, "crops from 1"),
         ({"training": True, "views": 2}, "one view and one crop in training"),
         ({"flip": "mirror"}, '"off", "skip" or "swap"'),
         ({"resize": (20, 60)}, "at least size=32"),
