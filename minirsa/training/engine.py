@@ -148,8 +148,7 @@ def train(
             try:
                 return run.go()
             finally:
-                run.log.close()
-                run.line.close()
+                run.close()
 
 
 def _find_checkpoint(output: Path, resume: str) -> Path | None:
@@ -282,6 +281,14 @@ class _Run:
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
+
+    def close(self) -> None:
+        """Leave files and processes; the last thing that is done with a run."""
+        self.log.close()
+        self.line.close()
+        # DistributedDataParallel must not outlive torch's process group. If it held the last reference, the group would
+        # be taken down by a thread that has Python's lock and waits for one of gloo's, which may wait for the lock.
+        self.net = None
 
     # Epochs ----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ A job is {"output", "recipe": values over TINY, "world", "port", and what is to 
 process ids, then [exit code, report] of every rank.
 """
 
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # an optimiser imports it, and each child would do so again
+from torch import nn
 
 torch.set_num_threads(1)
 
@@ -49,6 +51,18 @@ def poison(name):
     MotionDataset.batch = batch
 
 
+def count_at_the_end(report):
+    """Put into the report how many DistributedDataParallel still live when torch's process group is taken down."""
+    destroy = torch.distributed.destroy_process_group
+
+    def counted():
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, nn.parallel.DistributedDataParallel)]
+        report["wrapped nets at the end"] = len(alive)
+        destroy()
+
+    torch.distributed.destroy_process_group = counted
+
+
 def work(job, rank):
     BUILDERS["plain"] = Plain
     if job["world"] > 1:
@@ -59,6 +73,10 @@ def work(job, rank):
     if "poison" in job:
         poison(job["poison"])
 
+    report = {}
+    if job.get("count_at_the_end"):
+        count_at_the_end(report)
+
     def hear(row):
         if job.get("interrupt") == [row["kind"], row.get("epoch"), row.get("step")]:
             os.kill(os.getpid(), signal.SIGINT)
@@ -67,7 +85,7 @@ def work(job, rank):
         result = train(tiny(**job["recipe"]), job["output"], data_root=job.get("root"), on_event=hear, device="cpu")
     except (ValueError, FloatingPointError, OSError) as error:
         return 1, str(error)
-    return result.exit_code, {"epoch": result.epoch, "step": result.step, "finished": result.finished}
+    return result.exit_code, report | {"epoch": result.epoch, "step": result.step, "finished": result.finished}
 
 
 def main():

@@ -49,6 +49,12 @@ def test_two_processes_equal_one_with_the_doubled_batch(forker, alone, tmp_path)
     assert (start["processes"], start["clips_at_once"]) == (2, 4)
 
 
+def test_the_wrapped_net_is_gone_before_the_processes_part(forker, tmp_path):
+    """Else the two may wait for each other's locks for ever, one run in some hundreds."""
+    answers = forker.run(tmp_path, world=2, recipe=PLAIN, count_at_the_end=True)
+    assert [report["wrapped nets at the end"] for _, report in answers] == [0, 0]
+
+
 def test_two_processes_with_parts_are_stopped_and_one_goes_on(forker, alone, tmp_path):
     """Ctrl-C reaches both (here both send it), both leave with 130, and a single process finishes the run."""
     answers = forker.run(tmp_path, world=2, recipe=PLAIN | {"accumulation": 2}, interrupt=["train", 0, 4])
