@@ -131,7 +131,7 @@ def _add_train(commands) -> None:
           ssv1-8f, ssv1-16f, ssv2-8f, ssv2-16f   RSANet-R50 on Something-Something, as published
           diving48, gym99, gym288                the same recipe on Diving-48 and FineGym
           motion-ci                              a small net on the motion set: minutes on a CPU
-          motion-colab                           a wider one, longer, on harder clips
+          motion-colab                           the same, longer, on larger and harder clips
           motion-full                            RSANet-R50 from scratch on the motion set, for a GPU
         How long one takes on a machine: minirsa bench --recipe NAME
         """,
