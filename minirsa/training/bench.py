@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from minirsa import complexity
 from minirsa.training import inputs
 from minirsa.training.distributed import processes
 from minirsa.training.engine import build_model
-from minirsa.training.guards import fast_convolutions
+from minirsa.training.guards import autocast, fast_convolutions
 from minirsa.training.meters import peak_memory
 from minirsa.training.recipes import TrainingRecipe
 from minirsa.training.schedule import parameter_groups
@@ -130,9 +129,7 @@ def _training_step(
 
 
 def _forward(model: nn.Module, recipe: TrainingRecipe, clips: torch.Tensor, device: torch.device) -> torch.Tensor:
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    low = recipe.precision in kinds
-    with torch.autocast(device.type, dtype=kinds[recipe.precision]) if low else nullcontext():
+    with autocast(recipe.precision, device):
         return model(clips)
 
 

@@ -32,7 +32,7 @@ from minirsa.models.checkpoint import BUILDERS
 from minirsa.models.resnet import TSNResNet, load_torchvision
 from minirsa.training import checkpoints, inputs, meters
 from minirsa.training.distributed import Processes, processes
-from minirsa.training.guards import StopSignals, fast_convolutions, only_writer
+from minirsa.training.guards import StopSignals, autocast, fast_convolutions, only_writer
 from minirsa.training.meters import Clock, Totals, is_finite
 from minirsa.training.recipes import TrainingRecipe, unknown
 from minirsa.training.runlog import ProgressLine, RunLog
@@ -396,18 +396,12 @@ class _Run:
     def _accumulate(self, batch: object, *, last: bool) -> torch.Tensor:
         """Forward and backward of one part of a batch; its `meters.score`. Gradients travel with the last part only."""
         with nullcontext() if last or self.group.world == 1 else self.net.no_sync():
-            with self._autocast():
+            with autocast(self.recipe.precision, self.group.device):
                 logits = self.net(batch.videos)
             smoothing = self.recipe.label_smoothing
             loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)  # float32 whatever the net
             self.scaler.scale(loss / self.recipe.accumulation).backward()
         return meters.score(logits.detach(), batch.labels, loss.detach())
-
-    def _autocast(self):
-        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.recipe.precision not in kinds:
-            return nullcontext()
-        return torch.autocast(self.group.device.type, dtype=kinds[self.recipe.precision])
 
     def _fail(self, names: list[str], what: str) -> None:
         """Stop the run at something that is not finite. Every process comes here, with the names that it has."""
@@ -440,7 +434,7 @@ class _Run:
         for number, batch in enumerate(batches):
             scores = [0.0, 0.0, 0.0, 0]
             if batch is not None:
-                with self._autocast():
+                with autocast(recipe.precision, group.device):
                     logits = self.model(batch.videos)
                 loss = F.cross_entropy(logits.float(), batch.labels)
                 scores = [*meters.score(logits, batch.labels, loss).tolist(), len(batch.labels)]

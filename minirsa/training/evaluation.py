@@ -37,6 +37,7 @@ from minirsa.data.transforms import CenterCrop, Compose, Normalize, Resize, reve
 from minirsa.data.video import clip_length, read_clip
 from minirsa.training import inputs
 from minirsa.training.distributed import processes
+from minirsa.training.guards import autocast
 from minirsa.training.recipes import TrainingRecipe, unknown
 
 ENSEMBLE_NAMES = 3
@@ -189,7 +190,6 @@ def evaluate(
     views = (getattr(inner, "views", 1), getattr(inner, "crops", 1))
     at_once = batch_size or max(1, recipe.batch_size // (views[0] * views[1]))
     plan = inputs.validation_plan(len(clips), at_once, 0, 1)
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     logits, labels, names = [], [], []
     was_training = model.training
     with processes(device) as group:
@@ -198,9 +198,7 @@ def evaluate(
         try:
             for batch in inputs.read(clips, plan, group, count, recipe.seed):
                 videos = batch.videos if batch.videos.ndim == 6 else batch.videos[:, None]
-                with torch.autocast(
-                    group.device.type, dtype=kinds.get(recipe.precision), enabled=recipe.precision in kinds
-                ):
+                with autocast(recipe.precision, group.device):
                     found = model(videos.flatten(0, 1)).float()
                 logits.append(found.unflatten(0, videos.shape[:2]).cpu())
                 labels.append(batch.labels.cpu())

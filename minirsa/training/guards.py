@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -85,6 +85,12 @@ def _lock(file: IO[str]) -> bool:
     except OSError:  # a network file system without locks
         return True
     return True
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """What a net's forward pass runs in by a recipe's `precision`: torch's autocast, or nothing for "float32"."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
 
 @contextmanager

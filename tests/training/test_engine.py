@@ -15,7 +15,7 @@ from minirsa.training import inputs
 from minirsa.training.checkpoints import BEST, LAST, load
 from minirsa.training.engine import NonFiniteError, build_model, restore_model, train
 from minirsa.training.evaluation import evaluate, open_clips, report
-from minirsa.training.guards import only_writer
+from minirsa.training.guards import autocast, only_writer
 from minirsa.training.recipes import load_recipe
 from minirsa.training.runlog import read_log
 from minirsa.training.schedule import learning_rate, parameter_groups
@@ -116,6 +116,13 @@ def test_other_ways_of_computing_train_too(tmp_path, values):
     result = train(tiny(epochs=2, **values), tmp_path, device="cpu")
     assert result.finished
     assert all(math.isfinite(row["loss"]) for row in read_log(tmp_path) if row["kind"] == "train")
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_recipes_precision(precision, kind):
+    square = torch.ones(2, 2)
+    with autocast(precision, torch.device("cpu")):
+        assert (square @ square).dtype is kind
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_clips_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
