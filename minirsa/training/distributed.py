@@ -4,8 +4,9 @@
     gradients: averaged by DistributedDataParallel; everything else the loop needs: `Processes.sum`, one call a step
 
 NCCL between GPUs, gloo between CPUs. Without torchrun there is one process and nothing is sent. When a process dies,
-torchrun (--max-restarts) starts all of them again, and the run goes on from its last checkpoint, also with fewer
-processes, if they divide the batch. Book: chapter 16, One GPU, eight GPUs, several machines.
+torchrun (--max-restarts) starts all of them again, they meet where the dead left nothing (`_meeting_place`), and the run
+goes on from its last checkpoint, also with fewer processes, if they divide the batch. Book: chapter 16, One GPU, eight
+GPUs, several machines.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     device: "cpu", "cuda", "cuda:1"; by default a GPU if there is one. Each process of a machine takes the GPU of its
     LOCAL_RANK. A process group that exists already is used and left as it is.
 
-    Raises ValueError for variables of torchrun that do not fit together, a device that is not there, or fewer GPUs
-    than processes.
+    Raises ValueError for variables of torchrun that do not fit together, a device that is not there, fewer GPUs than
+    processes, or a torchrun whose processes would not find each other after a restart.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -96,13 +97,32 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     ours = world > 1 and not joined
     if ours:
+        meet = {"store": _meeting_place(), "rank": rank, "world_size": world}
         if chosen.type == "cuda":
-            dist.init_process_group("nccl", device_id=chosen)
+            dist.init_process_group("nccl", device_id=chosen, **meet)
         else:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", **meet)
     yield Processes(rank, world, chosen)
     if ours:  # after an error the others may wait in a sum: then the process ends, and torchrun ends them
         dist.destroy_process_group()
+
+
+def _meeting_place() -> dist.Store:
+    """The store in which the processes leave their addresses for each other: one of this start of them all.
+
+    torchrun keeps one store over its restarts, and in it a new process finds the addresses of the dead and waits for
+    them (https://github.com/pytorch/pytorch/issues/135712). On one machine the count of restarts tells one start from
+    the next. Machines count for themselves and may differ; there torchrun has to be told to use a new store each time.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    one_machine = _number("LOCAL_WORLD_SIZE", 1) == _number("WORLD_SIZE", 1)
+    if shared and not one_machine and _number("TORCHELASTIC_MAX_RESTARTS", 0):
+        raise ValueError(
+            "on several machines torchrun's processes do not find each other after a restart unless it is started with "
+            "the variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --rdzv-backend c10d on each; or give --max-restarts 0"
+        )
+    store, _, _ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store) if shared else store
 
 
 def _number(variable: str, default: int) -> int:

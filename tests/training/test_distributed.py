@@ -1,8 +1,12 @@
 """Several processes do what one would: the same clips, the same step, the same log."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from minirsa.training.distributed import processes
 from minirsa.training.inputs import check_share, epoch_order, training_plan, validation_plan
 from minirsa.training.runlog import SESSIONS, read_log
 
-from .conftest import rows, tiny
+from .conftest import assert_equal_states, rows, tiny
 
 PLAIN = {"model": "plain", "epochs": 2}
 
@@ -154,17 +158,69 @@ def test_each_process_draws_dropout_of_its_own():
     assert len({mix_seeds(0, rank) for rank in range(64)}) == 64
 
 
-def test_the_command_runs_under_torchrun_and_one_process_speaks(tmp_path):
-    """The command of a machine with several GPUs, here on a CPU."""
-    (tmp_path / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
-    output = tmp_path / "run"
+def torchrun(folder, output):
+    """A process of torchrun with two of `minirsa train`, as on a machine with two GPUs, here on a CPU."""
+    (folder / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "minirsa", "train", "--device", "cpu"]
-    command += ["--recipe", str(tmp_path / "recipe.toml"), "--output", str(output)]
+    command += ["--max-restarts", "1", "-m", "minirsa", "train", "--device", "cpu"]
+    command += ["--recipe", str(folder / "recipe.toml"), "--output", str(output)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def ended(process):
+    """Its exit code and what it wrote; nothing of it is left behind."""
+    try:
+        stdout, stderr = process.communicate(timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def command_run(tmp_path_factory):
+    """A run of the command under torchrun that nothing disturbed, and what it printed."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    code, stdout, stderr = ended(torchrun(folder, folder / "run"))
+    assert code == 0, stderr[-2000:]
+    return folder / "run", stdout
+
+
+def test_the_command_runs_under_torchrun_and_one_process_speaks(command_run):
+    output, stdout = command_run
     assert [start["processes"] for start in read_log(output / SESSIONS)] == [2]
-    assert done.stdout.count("validation: loss") == 3
+    assert stdout.count("validation: loss") == 3
     state = load(output / LAST)
     assert (state["epoch"], state["step"]) == (3, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
+def test_torchrun_starts_both_again_when_one_is_killed_and_the_run_ends_as_if_nothing_had_been(command_run, tmp_path):
+    """torchrun keeps the addresses of the dead in its store; who takes them for new ones waits for ever."""
+    process = torchrun(tmp_path, tmp_path / "run")
+    victim = None
+    while victim is None and process.poll() is None:
+        time.sleep(0.01)
+        if (tmp_path / "run" / LAST).exists():
+            victim = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1])
+    assert victim is not None, ended(process)
+    os.kill(victim, signal.SIGKILL)
+    code, _, stderr = ended(process)
+    assert code == 0, stderr[-2000:]
+    starts = read_log(tmp_path / "run" / SESSIONS)
+    assert [start["processes"] for start in starts] == [2, 2]
+    assert (starts[1]["epoch"], starts[1]["step"]) > (0, 0)
+    assert_equal_states(load(tmp_path / "run" / LAST), load(command_run[0] / LAST))
+    assert rows(tmp_path / "run") == rows(command_run[0])
+
+
+def test_machines_that_would_not_meet_again_are_refused(monkeypatch):
+    """Each machine counts the restarts for itself, so that the count does not tell which addresses are new."""
+    several = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in several.items() | {("TORCHELASTIC_MAX_RESTARTS", "3")}:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), processes("cpu"):
+        pass
