@@ -177,6 +177,7 @@ def _add_evaluate(commands) -> None:
           minirsa evaluate runs/motion-ci
           minirsa evaluate runs/motion-ci --reverse
           minirsa evaluate runs/8f runs/16f --data-root DATA/ssv2 --clips 2
+          torchrun --nproc-per-node 8 -m minirsa evaluate runs/8f --data-root DATA/ssv2
         """,
     )
     evaluate.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="run folders, checkpoints or scores")
@@ -359,8 +360,12 @@ def _validation(scores: Mapping[str, float]) -> str:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from minirsa.training import evaluation
+    from minirsa.training.distributed import processes
 
-    found = [_scores(source, options) for source in options.sources]
+    with processes(options.device) as group:
+        found = [_scores(source, options, group.main) for source in options.sources]
+    if not group.main:
+        return 0
     if len(found) > 1:
         found.append(evaluation.ensemble(found))
     for scores in found:
@@ -369,8 +374,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(source: Path, options: argparse.Namespace):
-    """Scores of one source, from its file or from a pass of its net, which is then saved."""
+def _scores(source: Path, options: argparse.Namespace, main: bool):
+    """Scores of one source, from its file or from a pass of its net, which the main process then saves."""
     from minirsa.training import evaluation
     from minirsa.training.engine import restore_model
     from minirsa.training.runlog import ProgressLine
@@ -397,10 +402,12 @@ def _scores(source: Path, options: argparse.Namespace):
             device=options.device,
             batch_size=options.batch_size,
             workers=options.workers,
-            on_progress=lambda done, total: line.update(f"{source}: {done} of {total} clips"),
+            on_progress=(lambda done, total: line.update(f"{source}: {done} of {total} clips")) if main else None,
         )
     finally:
         line.close()
+    if not main:
+        return scores
     folder = source if source.is_dir() else source.parent
     target = folder / evaluation.scores_name(scores)
     scores.save(target)

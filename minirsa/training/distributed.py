@@ -4,13 +4,14 @@
     gradients: averaged by DistributedDataParallel; everything else the loop needs: `Processes.sum`, one call a step
 
 NCCL between GPUs, gloo between CPUs. Without torchrun there is one process and nothing is sent. When a process dies,
-torchrun (--max-restarts) starts all of them again, they meet where the dead left nothing (`_meeting_place`), and the run
-goes on from its last checkpoint, also with fewer processes, if they divide the batch. Book: chapter 16, One GPU, eight
-GPUs, several machines.
+torchrun (--max-restarts) starts all of them again, they meet where the dead left nothing (`_meeting_place`), and the
+run goes on from its last checkpoint, also with fewer processes, if they divide the batch. Book: chapter 16, One GPU,
+eight GPUs, several machines.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,9 @@ class Processes:
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
+_MEETINGS = itertools.count()
+
+
 @contextmanager
 def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     """Join the processes that torchrun started, or be the only one.
@@ -113,16 +117,17 @@ def _meeting_place() -> dist.Store:
     torchrun keeps one store over its restarts, and in it a new process finds the addresses of the dead and waits for
     them (https://github.com/pytorch/pytorch/issues/135712). On one machine the count of restarts tells one start from
     the next. Machines count for themselves and may differ; there torchrun has to be told to use a new store each time.
+    Processes that part and meet again have the same need; all of them meet equally often.
     """
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     one_machine = _number("LOCAL_WORLD_SIZE", 1) == _number("WORLD_SIZE", 1)
     if shared and not one_machine and _number("TORCHELASTIC_MAX_RESTARTS", 0):
         raise ValueError(
             "on several machines torchrun's processes do not find each other after a restart unless it is started with "
-            "the variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --rdzv-backend c10d on each; or give --max-restarts 0"
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment and --rdzv-backend c10d; or give --max-restarts 0"
         )
     store, _, _ = next(dist.rendezvous("env://"))
-    return dist.PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store) if shared else store
+    return dist.PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT', 0)}, meeting {next(_MEETINGS)}", store)
 
 
 def _number(variable: str, default: int) -> int:

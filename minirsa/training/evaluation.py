@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -184,19 +185,22 @@ def evaluate(
 
     device: as for `processes`. batch_size: clips at once (default: the recipe's, divided by the views). workers: as in
     a recipe, whose number is the default. on_progress: called with clips done and clips in all.
+    Under torchrun every process calls this with the same arguments, does its share and gets the scores of all clips.
     A clip that cannot be read raises the reader's error, with its name; none is left out.
     """
     inner = clips.clips if isinstance(clips, _Backwards) else clips
     views = (getattr(inner, "views", 1), getattr(inner, "crops", 1))
     at_once = batch_size or max(1, recipe.batch_size // (views[0] * views[1]))
-    plan = inputs.validation_plan(len(clips), at_once, 0, 1)
     logits, labels, names = [], [], []
     was_training = model.training
     with processes(device) as group:
         model = model.to(group.device).eval()
         count = recipe.workers if workers is None else workers
+        plans = [inputs.validation_plan(len(clips), at_once, rank, group.world) for rank in range(group.world)]
         try:
-            for batch in inputs.read(clips, plan, group, count, recipe.seed):
+            for batch in inputs.read(clips, plans[group.rank], group, count, recipe.seed):
+                if batch is None:
+                    continue
                 videos = batch.videos if batch.videos.ndim == 6 else batch.videos[:, None]
                 with autocast(recipe.precision, group.device):
                     found = model(videos.flatten(0, 1)).float()
@@ -204,14 +208,19 @@ def evaluate(
                 labels.append(batch.labels.cpu())
                 names += batch.names
                 if on_progress is not None:
-                    on_progress(len(names), len(clips))
+                    on_progress(min(len(names) * group.world, len(clips)), len(clips))
         finally:
             model.train(was_training)
+        shares = group.gather((logits, labels, names))
+    logits, labels, names = (list(chain.from_iterable(kind)) for kind in zip(*shares))
+    order = torch.tensor([index for plan in plans for part in plan for index in part]).argsort()
     split = getattr(inner, "split", None)
     data = "motion validation" if split is None else str(split)
     protocol = f"{recipe.frames} frames x {views[0]} clip{'s' * (views[0] > 1)} x {views[1]} crop{'s' * (views[1] > 1)}"
     backwards = isinstance(clips, _Backwards)
-    return scores_of(torch.cat(logits), torch.cat(labels), names, inner.classes, data, protocol, backwards)
+    names = [names[place] for place in order.tolist()]
+    ordered = torch.cat(logits)[order], torch.cat(labels)[order]
+    return scores_of(*ordered, names, inner.classes, data, protocol, backwards)
 
 
 def ensemble(members: Sequence[Scores]) -> Scores:

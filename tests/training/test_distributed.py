@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from minirsa.cli import main
 from minirsa.data.motion import mix_seeds
 from minirsa.training.checkpoints import LAST, load
 from minirsa.training.distributed import processes
+from minirsa.training.evaluation import Scores
 from minirsa.training.inputs import check_share, epoch_order, training_plan, validation_plan
 from minirsa.training.runlog import SESSIONS, read_log
 
@@ -158,16 +161,20 @@ def test_each_process_draws_dropout_of_its_own():
     assert len({mix_seeds(0, rank) for rank in range(64)}) == 64
 
 
-def torchrun(folder, output):
-    """A process of torchrun with two of `minirsa train`, as on a machine with two GPUs, here on a CPU."""
-    (folder / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
+def torchrun(*arguments):
+    """A process of torchrun with two of `minirsa`, as on a machine with two GPUs, here on a CPU."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", "1", "-m", "minirsa", "train", "--device", "cpu"]
-    command += ["--recipe", str(folder / "recipe.toml"), "--output", str(output)]
+    command += ["--max-restarts", "1", "-m", "minirsa", *map(str, arguments), "--device", "cpu"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
+
+def training(folder):
+    """`minirsa train` into folder/run under torchrun."""
+    (folder / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
+    return torchrun("train", "--recipe", folder / "recipe.toml", "--output", folder / "run")
 
 
 def ended(process):
@@ -184,7 +191,7 @@ def ended(process):
 def command_run(tmp_path_factory):
     """A run of the command under torchrun that nothing disturbed, and what it printed."""
     folder = tmp_path_factory.mktemp("torchrun")
-    code, stdout, stderr = ended(torchrun(folder, folder / "run"))
+    code, stdout, stderr = ended(training(folder))
     assert code == 0, stderr[-2000:]
     return folder / "run", stdout
 
@@ -200,7 +207,7 @@ def test_the_command_runs_under_torchrun_and_one_process_speaks(command_run):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
 def test_torchrun_starts_both_again_when_one_is_killed_and_the_run_ends_as_if_nothing_had_been(command_run, tmp_path):
     """torchrun keeps the addresses of the dead in its store; who takes them for new ones waits for ever."""
-    process = torchrun(tmp_path, tmp_path / "run")
+    process = training(tmp_path)
     victim = None
     while victim is None and process.poll() is None:
         time.sleep(0.01)
@@ -215,6 +222,28 @@ def test_torchrun_starts_both_again_when_one_is_killed_and_the_run_ends_as_if_no
     assert (starts[1]["epoch"], starts[1]["step"]) > (0, 0)
     assert_equal_states(load(tmp_path / "run" / LAST), load(command_run[0] / LAST))
     assert rows(tmp_path / "run") == rows(command_run[0])
+
+
+def test_two_processes_evaluate_as_one_and_one_speaks(command_run, tmp_path, capsys):
+    """Two nets, so that the processes share out the clips twice; the second part of the report is the ensemble's."""
+    sources = [tmp_path / name / LAST for name in ("a", "b")]
+    for source in sources:
+        source.parent.mkdir()
+        shutil.copy(command_run[0] / LAST, source)
+    code, stdout, stderr = ended(torchrun("evaluate", *sources, "--batch-size", "5"))
+    assert code == 0, stderr[-2000:]
+    assert main(["evaluate", str(command_run[0] / LAST), "--device", "cpu"]) == 0
+    (path,) = command_run[0].glob("scores-*.safetensors")
+    alone = Scores.load(path)
+    path.unlink()
+    said = capsys.readouterr().out
+    assert stdout.startswith(2 * said)
+    assert stdout.count("24 clips") == 3
+    for source in sources:
+        shared = Scores.load(source.parent / path.name)
+        assert shared.names == alone.names
+        assert torch.equal(shared.labels, alone.labels)
+        torch.testing.assert_close(shared.logits, alone.logits, atol=1e-5, rtol=1e-5)
 
 
 def test_machines_that_would_not_meet_again_are_refused(monkeypatch):

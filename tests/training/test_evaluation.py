@@ -1,6 +1,8 @@
 """Accuracies from saved scores, views and ensembles, and clips played backwards."""
 
+import contextlib
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from minirsa.data.motion import LABELS
 from minirsa.data.video import write_clip
 from minirsa.training import evaluation
+from minirsa.training.distributed import Processes
 from minirsa.training.evaluation import Scores, confusion, ensemble, evaluate, open_clips, report, scores_of
 
 from .conftest import tiny
@@ -200,6 +203,36 @@ def test_the_motion_set_is_evaluated_in_batches_of_any_size_and_leaves_the_mode_
     assert seen == [(8, 24), (16, 24), (24, 24)]
     assert whole.labels.tolist() == [n % 12 for n in range(24)]
     assert whole.classes == LABELS
+
+
+class Share(Processes):
+    """One process of several that run one after the other; the last one finds what the others gave."""
+
+    given: ClassVar[list[object]] = []
+
+    def gather(self, value):
+        self.given.append(value)
+        if len(self.given) < self.world:
+            raise InterruptedError
+        return self.given
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_shares_of_several_processes_are_put_in_the_order_of_the_clips(folder, monkeypatch, world):
+    """Three clips: two processes have two and one of them, and the last of four has none."""
+    recipe = tiny(**RECIPE)
+    clips = open_clips(recipe, folder, clips=2)
+    whole = evaluate(Position(), recipe, clips, device="cpu")
+    monkeypatch.setattr(Share, "given", [])
+    for rank in range(world):
+        group = Share(rank, world, torch.device("cpu"))
+        monkeypatch.setattr(evaluation, "processes", lambda device, group=group: contextlib.nullcontext(group))
+        with contextlib.nullcontext() if rank == world - 1 else pytest.raises(InterruptedError):
+            found = evaluate(Position(), recipe, clips, device="cpu", batch_size=1)
+    assert [len(names) for _, _, names in Share.given] == {2: [2, 1], 3: [1, 1, 1], 4: [1, 1, 1, 0]}[world]
+    assert (found.names, found.protocol) == (whole.names, whole.protocol)
+    assert torch.equal(found.labels, whole.labels)
+    torch.testing.assert_close(found.logits, whole.logits)
 
 
 @pytest.mark.parametrize(
