@@ -3,7 +3,7 @@
     python -m benchmarks.motion_rivals --recipe motion-full                      on a GPU: RSANet-R50, 224 x 224
     python -m benchmarks.motion_rivals --recipe motion-colab                     on a CPU: a small RSANet, 48 x 48
         [--only rsa conv3d] [--seeds 0] [--set key=value] [--minutes 50] [--threads 1]
-        [--runs benchmarks/runs] [--output benchmarks/results/motion_rivals.json]
+        [--runs benchmarks/runs] [--output benchmarks/results/motion_rivals_colab.json]
 
     rsa     relational self-attention in some bottlenecks: the recipe's own net
     conv3d  a 3x3x3 convolution in those bottlenecks
@@ -194,8 +194,10 @@ def main() -> int:
     parser.add_argument("--device", help='"cpu", "cuda", "cuda:1"; by default a GPU if there is one')
     parser.add_argument("--test-clips", type=int, default=TEST_CLIPS)
     parser.add_argument("--runs", type=Path, default=ROOT / "benchmarks" / "runs")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "motion_rivals.json")
+    parser.add_argument("--output", type=Path, help="default: by the recipe's name, motion_rivals_colab.json")
     options = parser.parse_args()
+    size = Path(options.recipe).stem.removeprefix("motion-")
+    options.output = options.output or ROOT / "benchmarks" / "results" / f"motion_rivals_{size}.json"
     torch.set_num_threads(options.threads)
     deadline = time.monotonic() + 60 * options.minutes
     try:

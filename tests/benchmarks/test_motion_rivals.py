@@ -12,7 +12,7 @@ from minirsa.layers.relational import RelationalSelfAttention
 from minirsa.training.engine import build_model
 from minirsa.training.recipes import PRESETS, load_recipe
 
-RESULTS = Path(rivals.ROOT) / "benchmarks" / "results" / "motion_rivals.json"
+RESULTS = Path(rivals.ROOT) / "benchmarks" / "results"
 TINY = ["epochs=2", "epoch_clips=48", "validation_clips=24", "size=12", "frames=4", "batch_size=8", "log_every=1"]
 TINY += ["model_options.widths=[4, 8, 8]", "validate_every=1"]
 
@@ -122,11 +122,36 @@ def test_a_folder_of_another_recipe_is_refused_before_anything_is_trained(tmp_pa
         rivals.finished(tmp_path, _tiny().replace(lr=0.2))
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="the comparison has not been run")
-def test_the_committed_result_is_whole():
-    record = json.loads(RESULTS.read_text())
-    assert {row["net"] for row in record["runs"]} == set(rivals.NETS)
+@pytest.mark.parametrize(("size", "preset"), [("ci", "motion-ci"), ("colab", "motion-colab")])
+def test_the_committed_results_are_whole(size, preset):
+    """Every net with every seed, each to its last epoch, and by a recipe that the preset still is but for `--set`."""
+    record = json.loads((RESULTS / f"motion_rivals_{size}.json").read_text())
+    assert [(row["net"], row["seed"]) for row in record["runs"]] == [(n, s) for s in (0, 1, 2) for n in rivals.NETS]
     for row in record["runs"]:
-        assert len(row["epochs"]) == record["recipe"]["epochs"]
+        assert [epoch["epoch"] for epoch in row["epochs"]] == list(range(record["recipe"]["epochs"]))
         assert row["epochs"][-1]["validation"]["clips"] == record["recipe"]["validation_clips"]
-    assert record["provenance"]["command"].startswith("python -m benchmarks.motion_rivals")
+    command = record["provenance"]["command"]
+    assert command.startswith(f"python -m benchmarks.motion_rivals --recipe {preset} ")
+    words = command.split()
+    settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    expected = load_recipe(preset, settings).to_dict()
+    assert {key: value for key, value in expected.items() if key != "seed"} == record["recipe"]
+    assert (record["preset"], record["test"]["seed"]) == (preset, rivals.TEST_SEED)
+
+
+def test_results_are_named_by_the_recipe(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(rivals, "_earlier_runs", lambda output, recipe, clips: written.append(output) or [])
+    monkeypatch.setattr(rivals, "finished", lambda folder, recipe: True)
+    monkeypatch.setattr(rivals, "report", lambda *arguments: {"net": arguments[0], "seed": arguments[1]})
+    monkeypatch.setattr(rivals, "score_net", lambda *arguments: {})
+    monkeypatch.setattr(rivals, "_write", lambda options, recipe, runs: written.append(options.output))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(
+        sys, "argv", ["motion_rivals", "--recipe", "motion-full", "--only", "rsa", "--runs", str(tmp_path)]
+    )
+    try:
+        assert rivals.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert written == [RESULTS / "motion_rivals_full.json"] * 2
