@@ -127,7 +127,8 @@ def _meeting_place() -> dist.Store:
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment and --rdzv-backend c10d; or give --max-restarts 0"
         )
     store, _, _ = next(dist.rendezvous("env://"))
-    return dist.PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT', 0)}, meeting {next(_MEETINGS)}", store)
+    start = _number("TORCHELASTIC_RESTART_COUNT", 0) if shared and one_machine else 0
+    return dist.PrefixStore(f"start {start}, meeting {next(_MEETINGS)}", store)
 
 
 def _number(variable: str, default: int) -> int:

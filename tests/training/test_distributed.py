@@ -15,6 +15,7 @@ import torch
 
 from minirsa.cli import main
 from minirsa.data.motion import mix_seeds
+from minirsa.training import distributed
 from minirsa.training.checkpoints import LAST, load
 from minirsa.training.distributed import processes
 from minirsa.training.evaluation import Scores
@@ -253,3 +254,16 @@ def test_machines_that_would_not_meet_again_are_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), processes("cpu"):
         pass
+
+
+@pytest.mark.parametrize(("shared", "local", "start"), [("True", "2", 3), ("True", "1", 0), ("False", "1", 0)])
+def test_restarts_tell_meetings_apart_only_where_all_processes_count_alike(monkeypatch, shared, local, start):
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local, "RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": shared}
+    for name, value in (variables | {"TORCHELASTIC_RESTART_COUNT": "3", "TORCHELASTIC_MAX_RESTARTS": "0"}).items():
+        monkeypatch.setenv(name, value)
+    whole = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda method: iter([(whole, 0, 2)]))
+    for meeting in range(2):
+        monkeypatch.setattr(distributed, "_MEETINGS", iter([meeting]))
+        distributed._meeting_place().set("a", "here")
+        assert whole.check([f"start {start}, meeting {meeting}/a"])
