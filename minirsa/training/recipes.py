@@ -65,7 +65,8 @@ class TrainingRecipe:
     The machine and the log:
 
     precision: "float32", or autocast to "bf16" or "fp16" (the latter with a GradScaler).
-    channels_last: channels last in memory. compile: torch.compile. sync_batch_norm: statistics over all processes.
+    channels_last: channels last in memory. compile: torch.compile, whose dropout draws other random numbers.
+    sync_batch_norm: statistics over all processes.
     workers: processes that read clips, each process of the run; for "motion", 1 or more draws ahead in a thread.
     validate_every, validate_last: validation after every so many epochs, and after each of so many last ones.
     best_by: which score of a validation says what is best: "top1", or "class_accuracy" (the mean over classes).

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
+from torch import nn
 
 from minirsa.data.datasets import MotionDataset
 from minirsa.data.video import write_clip
@@ -116,6 +118,25 @@ def test_other_ways_of_computing_train_too(tmp_path, values):
     result = train(tiny(epochs=2, **values), tmp_path, device="cpu")
     assert result.finished
     assert all(math.isfinite(row["loss"]) for row in read_log(tmp_path) if row["kind"] == "train")
+
+
+@pytest.mark.slow
+def test_a_compiled_net_is_one_graph_and_takes_the_same_steps(tmp_path, monkeypatch):
+    """Dynamo and the joint forward and backward graph as on a GPU, without the code a compiler makes of it."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compile_net = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_net(self, backend="aot_eager"))
+    recipe = tiny(epochs=2, epoch_clips=16)
+    train(recipe, tmp_path / "eager", device="cpu")
+    train(recipe.replace(compile=True), tmp_path / "compiled", device="cpu")
+    assert counters["stats"]["unique_graphs"] == 2  # training and evaluation
+    assert not counters["graph_break"]
+    one, other = (load(tmp_path / name / LAST)["model"] for name in ("eager", "compiled"))
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
