@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,20 +163,34 @@ def test_each_process_draws_dropout_of_its_own():
     assert len({mix_seeds(0, rank) for rank in range(64)}) == 64
 
 
-def torchrun(*arguments):
+ONE_MACHINE = ("--standalone", "--nproc-per-node", "2")
+
+
+def torchrun(*arguments, start=ONE_MACHINE, **variables):
     """A process of torchrun with two of `minirsa`, as on a machine with two GPUs, here on a CPU."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", *start]
     command += ["--max-restarts", "1", "-m", "minirsa", *map(str, arguments), "--device", "cpu"]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"} | variables
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def training(folder):
+def training(folder, **options):
     """`minirsa train` into folder/run under torchrun."""
-    (folder / "recipe.toml").write_text(tiny(model="rsanet_small").to_toml())
-    return torchrun("train", "--recipe", folder / "recipe.toml", "--output", folder / "run")
+    (folder / "recipe.toml").write_text(tiny(model="rsanet_small", epochs=6).to_toml())
+    return torchrun("train", "--recipe", folder / "recipe.toml", "--output", folder / "run", **options)
+
+
+def children(process):
+    """Ids of a process's children, oldest first."""
+    return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def wait_for_a_checkpoint(folder, *starts):
+    """Until the run has one, or a start is over."""
+    while not (folder / "run" / LAST).exists() and all(start.poll() is None for start in starts):
+        time.sleep(0.01)
 
 
 def ended(process):
@@ -200,29 +215,45 @@ def command_run(tmp_path_factory):
 def test_the_command_runs_under_torchrun_and_one_process_speaks(command_run):
     output, stdout = command_run
     assert [start["processes"] for start in read_log(output / SESSIONS)] == [2]
-    assert stdout.count("validation: loss") == 3
+    assert stdout.count("validation: loss") == 6
     state = load(output / LAST)
-    assert (state["epoch"], state["step"]) == (3, 0)
+    assert (state["epoch"], state["step"]) == (6, 0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
 def test_torchrun_starts_both_again_when_one_is_killed_and_the_run_ends_as_if_nothing_had_been(command_run, tmp_path):
     """torchrun keeps the addresses of the dead in its store; who takes them for new ones waits for ever."""
     process = training(tmp_path)
-    victim = None
-    while victim is None and process.poll() is None:
-        time.sleep(0.01)
-        if (tmp_path / "run" / LAST).exists():
-            victim = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1])
-    assert victim is not None, ended(process)
-    os.kill(victim, signal.SIGKILL)
+    wait_for_a_checkpoint(tmp_path, process)
+    os.kill(children(process)[-1], signal.SIGKILL)
     code, _, stderr = ended(process)
     assert code == 0, stderr[-2000:]
-    starts = read_log(tmp_path / "run" / SESSIONS)
+    assert_went_on(tmp_path / "run", command_run[0])
+
+
+def assert_went_on(run, undisturbed):
+    """Started twice, the second time from a checkpoint, and the same in the end."""
+    starts = read_log(run / SESSIONS)
     assert [start["processes"] for start in starts] == [2, 2]
     assert (starts[1]["epoch"], starts[1]["step"]) > (0, 0)
-    assert_equal_states(load(tmp_path / "run" / LAST), load(command_run[0] / LAST))
-    assert rows(tmp_path / "run") == rows(command_run[0])
+    assert_equal_states(load(run / LAST), load(undisturbed / LAST))
+    assert rows(run) == rows(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in Linux's /proc")
+def test_two_torchruns_start_again_together_when_a_process_of_one_is_killed(command_run, tmp_path):
+    """The command of two machines, here both on one: the one whose process dies counts a restart, the other none."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = f"localhost:{probe.getsockname()[1]}"
+    start = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting)
+    machines = [training(tmp_path, start=start, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1") for _ in range(2)]
+    wait_for_a_checkpoint(tmp_path, *machines)
+    os.kill(children(machines[1])[-1], signal.SIGKILL)
+    for code, _, stderr in map(ended, machines):
+        assert code == 0, stderr[-2000:]
+    assert_went_on(tmp_path / "run", command_run[0])
 
 
 def test_two_processes_evaluate_as_one_and_one_speaks(command_run, tmp_path, capsys):
