@@ -115,6 +115,20 @@ def test_nothing_is_wider_than_a_telephone(visit, name, scheme):
     assert not outside
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_desk_screen_shows_every_equation_whole(visit, name):
+    """What hangs over scrolls, but takes the equation's number out of sight."""
+    page = visit(f"{name}.html", width=1280).page
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article div.math')].map(formula => {
+          const drawn = formula.querySelector('mjx-container svg');
+          const over = drawn ? drawn.getBoundingClientRect().right - formula.getBoundingClientRect().right : 0;
+          return [Math.round(over), formula.querySelector('mjx-assistive-mml')?.textContent.slice(0, 60)];
+        }).filter(([over]) => over > 1)"""
+    )
+    assert not cut
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_text_can_be_read_in_light_and_dark(visit, name, scheme):
