@@ -129,6 +129,23 @@ def test_a_desk_screen_shows_every_equation_whole(visit, name):
     assert not cut
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_desk_screen_shows_code_of_88_characters_whole(visit, name):
+    """1265 pixels: a window of 1280 and its scroll bar."""
+    page = visit(f"{name}.html", width=1265).page
+    widths = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article div.cell_input pre')].filter(code =>
+          !code.closest('details') && Math.max(...code.textContent.split('\\n').map(line => line.length)) <= 88
+        ).map(code => {
+          const range = document.createRange();
+          range.selectNodeContents(code);
+          return range.getBoundingClientRect().right - code.getBoundingClientRect().right;
+        })"""
+    )
+    assert widths
+    assert max(widths) <= 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_text_can_be_read_in_light_and_dark(visit, name, scheme):
