@@ -40,7 +40,9 @@ def check_inflate(function: Callable[[Tensor, int, str], Tensor]) -> str:
             expected = torch.stack([part * weight for part in share], 2)
             copies = torch.stack([weight] * frames, 2)
             where = f'for a kernel of {tuple(weight.shape)}, {frames} frames, "{how}"'
-            got = function(weight.clone(), frames, how)
+            given = weight.clone()
+            got = function(given, frames, how)
+            assert torch.equal(given, weight), f"{where} the image kernel itself was changed: make a new one"
             if frames > 1 and isinstance(got, Tensor) and got.shape == expected.shape:
                 at_the_end = expected.roll(frames // 2, 2), expected.roll(-(frames // 2), 2)
                 known = {
@@ -125,6 +127,10 @@ def check_insert(
         with torch.no_grad():  # all random: a norm that starts at zero would hide what its branch does
             for parameter, values in zip(net.parameters(), draws):
                 parameter.copy_(values / max(values[0].numel(), 1) ** 0.5 if values.ndim > 1 else 1 + values / 4)
+        for number, norm in enumerate(module for module in net.modules() if isinstance(module, nn.BatchNorm3d)):
+            mean, spread = random_tensors(50 + number, (norm.num_features,), (norm.num_features,))
+            norm.running_mean.copy_(mean / 4)
+            norm.running_var.copy_(1 + spread.square() / 4)
         calls: list[tuple[int, int]] = []
 
         def make(channels: int, stride: int, calls: list = calls) -> nn.Module:

@@ -43,6 +43,7 @@ def test_inflated_kernels_are_accepted():
 
 @pytest.mark.parametrize(("wrong", "reason"), [
     (lambda w, f, how: inflate(w, f, how, share=1), "divide by the number"),
+    (lambda w, f, how: inflate(w.mul_(2).div_(4), f, how), "itself was changed"),
     (lambda w, f, how: inflate(w, f, how, at=0), "first frame"),
     (lambda w, f, how: inflate(w, f, how, at=-1), "last frame"),
     (lambda w, f, how: inflate(w, f, "mean"), "other way"),
@@ -138,12 +139,20 @@ def beside(net, places, make):
     return net
 
 
+def with_forgotten_statistics(net):
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.reset_running_stats()
+    return net
+
+
 def test_insertions_are_accepted():
     assert "in their seats" in chapter15.check_insert(insert)
     chapter15.check_insert(lambda net, places, make: insert(copy.deepcopy(net), places, make))
 
 
 @pytest.mark.parametrize(("wrong", "reason"), [
+    (lambda *a: with_forgotten_statistics(insert(*a)), "error"),
     (lambda *a: insert(*a, stride=1), "should be called with"),
     (lambda *a: insert(*a, stride=2), "should be called with"),
     (lambda *a: insert(*a, channels=lambda block: block.expand.out_channels), "narrow middle"),

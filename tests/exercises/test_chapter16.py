@@ -112,7 +112,27 @@ def all_at_once(net, clips, labels, sizes):
     return list(torch.autograd.grad(F.cross_entropy(net(clips), labels), list(net.parameters())))
 
 
+def one_backward(net, clips, labels, sizes):
+    """Every part's graph is kept until the end: nothing is saved."""
+    net.zero_grad()
+    scores = torch.cat([net(part) for part in clips.split(sizes)])
+    F.cross_entropy(scores, labels).backward()
+    return [parameter.grad for parameter in net.parameters()]
+
+
+def with_a_step(net, clips, labels, sizes):
+    found = accumulated(net, clips, labels, sizes)
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    return found
+
+
 @pytest.mark.parametrize(("wrong", "reason"), [
+    (one_backward, "parts were kept at once"),
+    (with_a_step, "parameters were changed"),
+    (lambda net, clips, labels, sizes: accumulated(net, clips, labels, 1), "went through the net"),
+    (lambda *given: [g - 1 for g in accumulated(*given, clear=False)], "error"),
+    (lambda *given: accumulated(*given, clear=False), "from before counted in"),
+    (lambda *given: accumulated(*given, share=lambda own, sizes: 1 / len(sizes)), "counted alike"),
     (lambda *given: accumulated(*given, share=lambda own, sizes: 1 / len(sizes)), "error"),
     (lambda *given: accumulated(*given, share=lambda own, sizes: 1.0), "error"),
     (lambda *given: accumulated(*given, clear=False), "error"),
@@ -167,3 +187,10 @@ def over_predicted(scores, labels):
 def test_wrong_class_accuracies_are_refused(wrong):
     with pytest.raises(AssertionError, match=r"for \d+ clips of classes"):
         chapter16.check_class_accuracy(wrong)
+
+
+def test_the_two_likely_mistakes_are_named():
+    with pytest.raises(AssertionError, match="share of all clips"):
+        chapter16.check_class_accuracy(lambda scores, labels: (scores.argmax(1) == labels).double().mean())
+    with pytest.raises(AssertionError, match="classes without clips"):
+        chapter16.check_class_accuracy(absent_count_as_zero)
