@@ -21,6 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+_MEETINGS = itertools.count()
+"""How often the processes have met: each meeting leaves its addresses in a place of its own."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -68,9 +71,6 @@ class Processes:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-
-
-_MEETINGS = itertools.count()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Several processes do what one would: the same clips, the same step, the same log."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -171,9 +170,7 @@ def torchrun(*arguments, start=ONE_MACHINE, **variables):
     command = [sys.executable, "-m", "torch.distributed.run", *start]
     command += ["--max-restarts", "1", "-m", "minirsa", *map(str, arguments), "--device", "cpu"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def training(folder, **options):
@@ -193,13 +190,14 @@ def wait_for_a_checkpoint(folder, *starts):
         time.sleep(0.01)
 
 
-def ended(process):
-    """Its exit code and what it wrote; nothing of it is left behind."""
+def ended(process, seconds=240):
+    """Its exit code and what it wrote. One that hangs is ended with all its processes, and TimeoutExpired raised."""
     try:
-        stdout, stderr = process.communicate(timeout=240)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its processes, which no signal to its own session would reach
+        process.communicate(timeout=60)
+        raise
     return process.returncode, stdout, stderr
 
 
