@@ -105,6 +105,15 @@ def test_nothing_is_wider_than_a_telephone(visit, name, scheme):
         }).map(formula => formula.textContent.slice(0, 80))"""
     )
     assert not cut
+    # What is wider is not hidden: formulas in a line, links to the chapters before and after.
+    hidden = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-article span.math, .prev-next-area a')].filter(element => {
+          const inside = element.querySelector('svg, .prev-next-title');
+          const over = inside && inside.getBoundingClientRect().right > element.getBoundingClientRect().right + 1;
+          return over && getComputedStyle(element).overflowX === 'hidden';
+        }).map(element => element.textContent.slice(0, 80))"""
+    )
+    assert not hidden
     outside = page.evaluate(
         """() => [...document.querySelectorAll('.minirsa-figure *')].filter(element => {
           const box = element.getBoundingClientRect();

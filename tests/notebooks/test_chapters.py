@@ -235,6 +235,15 @@ def test_prose_has_no_sphinx_directives(chapter):
             ), cell["id"]
 
 
+def test_no_formula_begins_a_line_with_a_bracket(chapter):
+    r"""LaTeX takes it for an option of \begin or of the line break, and leaves it out: write {} before it."""
+    option = re.compile(r"\\begin\{(gathered|aligned|split|cases)\}\s*\[|\\\\\s*\[(?!-?[\d.]+(mm|em|ex|pt)\])")
+    for cell in chapter["cells"]:
+        if cell["cell_type"] == "markdown":
+            for formula in re.findall(r"\$\$(.*?)\$\$", cell["source"], re.DOTALL):
+                assert not option.search(formula), (cell["id"], formula)
+
+
 @pytest.mark.parametrize("word", ["in this notebook we will", "TODO", "FIXME", "color "])
 def test_prose_has_no_filler_and_one_spelling(chapter, word):
     prose = "\n".join(cell["source"] for cell in chapter["cells"] if cell["cell_type"] == "markdown")
