@@ -69,8 +69,8 @@ serve: book  ## build the site and serve it on localhost
 test: $(READY) $(MATHJAX)  ## run every test: package, chapters, repository, and site if chromium is there
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-browser: $(READY) $(MATHJAX)  ## run only the tests of the built site in chromium
-	@$(BIN)/python -m pytest tests/browser
+browser: $(READY) $(MATHJAX)  ## run only the tests in chromium: of the built site, of single figures
+	@$(BIN)/python -m pytest tests/browser tests/viz/test_in_browser.py
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	@$(call install,--no-build-isolation --editable .[lab])

@@ -60,9 +60,9 @@ def site(chromium):
     thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium):
-    """One Chromium for all tests."""
+    """One Chromium for a file of tests: tests/viz has its own, and Playwright allows one at a time."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
